@@ -1,0 +1,199 @@
+"""`PathMap`: which directory of the app is which internal location of the proxy, and how a path becomes a URI."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PureWindowsPath
+from typing import Any
+from urllib.parse import quote_from_bytes, unquote_to_bytes
+
+StrPath = str | os.PathLike[str]
+Pairs = Mapping[Any, str] | Iterable[tuple[StrPath, str]]  # a Mapping's keys are invariant: `StrPath` would refuse Path
+
+# What a path may hold unescaped: RFC 3986 section 3.3, `pchar` and `/`. The unreserved characters are not listed,
+# since `quote` never escapes them.
+_PATH_CHARACTERS = "/:@!$&'()*+,;="
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+# One value of the header is either free of everything that the syntax uses, or an RFC 9110 quoted-string (5.6.4).
+_PLAIN = r'[^\x00-\x20\x7f",=]+'
+_QUOTED = r'"(?:[^"\\]|\\.)*"'
+_PAIR = re.compile(rf"[ \t]*({_PLAIN}|{_QUOTED})[ \t]*=[ \t]*({_PLAIN}|{_QUOTED})[ \t]*(,|\Z)", re.DOTALL)
+
+
+def percent_encode(path: bytes) -> str:
+    """Percent-encode every byte that RFC 3986 (section 3.3) doesn't allow in a path."""
+    return quote_from_bytes(path, _PATH_CHARACTERS)
+
+
+def is_unsafe(path: bytes) -> bool:
+    """Whether a decoded path holds a ``..`` component or a NUL, which nginx refuses (``ngx_http_parse_unsafe_uri``)."""
+    return b"\0" in path or (b".." in path and b".." in path.split(b"/"))
+
+
+def _longest(table: dict[bytes, bytes], path: bytes) -> tuple[bytes, bytes] | None:
+    """Look up the longest head of `path`, in whole components, that is in `table`; give its value and the rest."""
+    end = len(path)
+    while end > 0:
+        end = path.rfind(b"/", 0, end)
+        value = table.get(path[:end])
+        if value is not None:
+            return value, path[end:]
+    return None
+
+
+def _read_value(text: str) -> str:
+    return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL) if text.startswith('"') else text
+
+
+def _write_value(text: str) -> str:
+    return text if re.fullmatch(_PLAIN, text) and "\\" not in text else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+class PathMap:
+    """Pairs of a directory, as the app sees it, and the URI prefix of the proxy's internal location for it.
+
+    Both sides of a pair mean the same with and without a trailing slash. A pair covers whole path components, case
+    counts, and nothing is a regular expression. The longest matching directory wins, whatever the order (in Rack and
+    Symfony the first one does). A file is covered only if its URI leads back to it: where two pairs share a prefix, or
+    one's prefix lies within another's, nginx would look for the file elsewhere.
+
+    Args:
+        pairs: A mapping of directories (`str` or `PathLike`, absolute) to URI prefixes (plain text, not
+            percent-encoded), or any iterable of such pairs. An empty one covers nothing.
+
+    Raises:
+        ValueError: A directory that is not absolute or has a ``..`` component; a URI prefix that does not start with
+            one ``/``, or has a ``..`` component, ``?``, ``#`` or a control character; the same directory twice.
+    """
+
+    __slots__ = ("_directories", "_pairs", "_prefixes")
+
+    def __init__(self, pairs: Pairs = ()) -> None:
+        if isinstance(pairs, str):
+            raise ValueError(f"{pairs!r} is one text, not pairs: give it to PathMap.parse()")
+        self._pairs: dict[bytes, bytes] = {}
+        for pair in pairs.items() if isinstance(pairs, Mapping) else pairs:
+            try:
+                directory, prefix = pair
+                self._add(directory, prefix)
+            except (TypeError, ValueError) as exc:
+                shown = "=".join(map(repr, pair)) if isinstance(pair, tuple) else repr(pair)
+                raise ValueError(f"{shown} is not a pair of a directory and a URI prefix: {exc}") from exc
+        # On Windows a directory has a drive. It stands in the map, but no proxy can have it, so it covers nothing.
+        self._prefixes = {key: prefix for key, prefix in self._pairs.items() if key[:1] in (b"/", b"")}
+        times = Counter(self._prefixes.values())
+        self._directories = {prefix: key for key, prefix in self._prefixes.items() if times[prefix] == 1}
+
+    def _add(self, directory: StrPath, prefix: str) -> None:
+        raw = os.fsencode(directory)
+        on_windows = isinstance(directory, PureWindowsPath) and directory.is_absolute()
+        if not (raw.startswith(b"/") or os.path.isabs(raw) or on_windows):
+            raise ValueError("the directory is not absolute; give it from the root, as in '/mnt/storage'")
+        if is_unsafe(raw):
+            raise ValueError("the directory has a '..' component or a NUL; give the path that it stands for")
+        if not isinstance(prefix, str) or not prefix.startswith("/") or prefix.startswith("//"):
+            raise ValueError("the URI prefix must be text that starts with one '/', as in '/download'")
+        uri = os.fsencode(prefix)
+        if is_unsafe(uri) or _CONTROL.search(prefix) or "?" in prefix or "#" in prefix:
+            raise ValueError("the URI prefix has a '..' component, '?', '#' or a control character; give a plain path")
+        key = raw.rstrip(b"/")
+        if key in self._pairs:
+            raise ValueError("the directory is there twice; leave one of the two")
+        self._pairs[key] = uri.rstrip(b"/")
+
+    @classmethod
+    def parse(cls, text: str) -> PathMap:
+        """Read the syntax of the `X-Accel-Mapping` header: ``/mnt/a/=/a/, "/mnt/b,c/"=/b/``.
+
+        Args:
+            text: Pairs with commas between them. A value with a comma, an equals sign, a quote, a blank or a control
+                character is an RFC 9110 quoted-string (section 5.6.4). An empty text is an empty map.
+
+        Raises:
+            ValueError: The text is malformed, or one of its pairs is bad.
+        """
+        pairs = []
+        position, more = 0, bool(text.strip(" \t"))
+        while more:
+            match = _PAIR.match(text, position)
+            if match is None:
+                raise ValueError(
+                    f"{text!r} is malformed at character {position}: give /directory/=/prefix/ with commas between the "
+                    'pairs, and "double quotes" around a value with a comma, an equals sign, a quote or a blank'
+                )
+            pairs.append((_read_value(match[1]), _read_value(match[2])))
+            position, more = match.end(), match[3] == ","
+        return cls(pairs)
+
+    def uri(self, path: StrPath) -> str | None:
+        """Return the percent-encoded internal URI of a file, or None if no pair covers it.
+
+        A path with a ``..`` component is not covered: with symlinks, ``..`` cannot be resolved as text.
+
+        Args:
+            path: The file's path; a relative one is taken from the working directory.
+        """
+        try:
+            raw = os.fsencode(path)
+            if not raw.startswith(b"/"):
+                raw = os.path.join(os.getcwdb(), raw)
+        except (UnicodeEncodeError, FileNotFoundError):  # no such name can exist; no working directory
+            return None
+        if raw.endswith(b"/") or not raw.startswith(b"/") or is_unsafe(raw):
+            return None
+        found = _longest(self._prefixes, raw)
+        if found is None:
+            return None
+        uri = b"".join(found)
+        back = _longest(self._directories, uri)
+        if back is None or b"".join(back) != raw:
+            return None
+        return percent_encode(uri)
+
+    def path(self, uri: str) -> str | None:
+        """Return the path of the file behind a percent-encoded internal URI, or None if no pair covers it.
+
+        Args:
+            uri: The URI as in `X-Accel-Redirect`; a query after ``?`` is not part of the file's name.
+        """
+        uri = uri.partition("?")[0]
+        if not uri.startswith("/") or uri.endswith("/") or _BROKEN_ESCAPE.search(uri):
+            return None
+        try:
+            raw = unquote_to_bytes(os.fsencode(uri))
+        except UnicodeEncodeError:
+            return None
+        found = None if is_unsafe(raw) else _longest(self._directories, raw)
+        return None if found is None else os.fsdecode(b"".join(found))
+
+    def __and__(self, other: PathMap) -> PathMap:
+        """The pairs that both maps have."""
+        theirs = set(other)
+        return PathMap(pair for pair in self if pair in theirs)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        for directory, prefix in self._pairs.items():
+            yield os.fsdecode(directory) or "/", os.fsdecode(prefix) or "/"
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __eq__(self, other: object) -> bool:
+        return self._pairs == other._pairs if isinstance(other, PathMap) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(frozenset(self._pairs.items()))
+
+    def __str__(self) -> str:
+        return ", ".join(
+            _write_value(os.fsdecode(directory + b"/")) + "=" + _write_value(os.fsdecode(prefix + b"/"))
+            for directory, prefix in self._pairs.items()
+        )
+
+    def __repr__(self) -> str:
+        return f"PathMap.parse({str(self)!r})"

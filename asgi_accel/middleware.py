@@ -1,0 +1,291 @@
+"""`AccelMiddleware`: files going out become redirects where a proxy offers to send them, and redirects become files
+where none does."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Awaitable, Iterator, Sequence
+from typing import Any, SupportsIndex
+
+import anyio.to_thread
+from starlette.responses import FileResponse, PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from asgi_accel.mapping import Pairs, PathMap
+from asgi_accel.offer import Offer, logger
+
+Headers = list[tuple[bytes, bytes]]
+
+PATHSEND = "http.response.pathsend"
+REDIRECT = b"x-accel-redirect"
+LONGEST_URI = 2048  # bytes
+# nginx answers 502 where the response's headers don't fit in `proxy_buffer_size`, 4 KiB by default. What the server
+# and nginx's parser need besides the app's own headers is less than the difference.
+LONGEST_HEADERS = 3800
+# nginx sends its own of these, from the file; of `Accept-Ranges` the client would get both.
+FROM_THE_FILE = frozenset((b"content-length", b"etag", b"last-modified", b"accept-ranges", REDIRECT))
+
+
+class AccelMiddleware:
+    """Hand files to the proxy where it offers to send them, and serve them where there is none.
+
+    With `mapping` alone, files under the pairs that both the app's map and the request's `X-Accel-Mapping` header list
+    are redirected: the app says what it allows, the proxy what it offers.
+
+    Args:
+        app: The ASGI app. Files that it sends by the ``http.response.pathsend`` extension (`FileResponse`,
+            `StaticFiles`) become redirects.
+        mapping: Directories of the app and URI prefixes of the proxy's internal locations: a `PathMap`, what makes one,
+            or a text in the header's syntax.
+        always: Redirect every file under `mapping`, whatever the request says: for an app that only the proxy reaches.
+        trust_header: Believe the request's `X-Accel-Mapping` whoever sent it: only where the proxy sets the header on
+            every route to the app, since otherwise a client picks the internal location (CVE-2025-61780).
+        secret: Believe the header only if `X-Accel-Secret` equals this. With `mapping`, both are asked for.
+
+    Raises:
+        ValueError: The arguments say nothing, contradict each other, or hold a bad value.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        mapping: Pairs | str | None = None,
+        *,
+        always: bool = False,
+        trust_header: bool = False,
+        secret: str | None = None,
+    ) -> None:
+        if isinstance(mapping, str):
+            mapping = PathMap.parse(mapping)
+        elif mapping is not None and not isinstance(mapping, PathMap):
+            mapping = PathMap(mapping)
+        self.app = app
+        self._offer = Offer(mapping, always, trust_header, secret)
+        self._warned = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                self._offer.of(scope)  # for the secret, which the app must not see
+            return await self.app(scope, receive, send)
+        offered = self._offer.of(scope)
+        if offered is not None:
+            mapping, headers = offered
+            responder = _Offered(mapping, headers, scope, receive, send)
+            try:
+                return await self.app(scope, receive, responder.send)
+            finally:
+                scope["extensions"] = responder.extensions
+
+        # A closure, since most requests come by here: it costs less than an object for each (benchmarks/overhead.py).
+        def respond(message: Message) -> Awaitable[None]:
+            nonlocal send
+            if message["type"] == "http.response.start":
+                for name, value in message.get("headers", ()):
+                    if len(name) == 16 and name.lower() == REDIRECT:
+                        path = self._path_of_redirect(value)
+                        if path is not None:
+                            answer = _send_redirected(path, message["headers"], scope, receive, send)
+                            send = _drop
+                            return answer
+            return send(message)
+
+        await self.app(scope, receive, respond)
+
+    def _path_of_redirect(self, target: bytes) -> str | None:
+        uri = os.fsdecode(target)
+        path = self._offer.mapping.path(uri)
+        logger.debug("nothing is offered to send the redirect to %.200r: it stands for the file %.200r", uri, path)
+        if path is None and not self._warned:
+            self._warned = True
+            logger.warning(
+                "a redirect to %.200r goes out as it is: no proxy offers to send it, and mapping= has no pair for it",
+                uri,
+            )
+        return path
+
+
+async def _drop(message: Message) -> None:
+    """Send nothing: the response has been answered already."""
+
+
+async def _send_redirected(path: str, headers: Headers, scope: Scope, receive: Receive, send: Send) -> None:
+    """Send the file that a redirect stands for, with the redirect's own headers."""
+    try:
+        stat_result = await anyio.to_thread.run_sync(os.stat, path)
+    except OSError:
+        stat_result = None
+    if stat_result is None or not stat.S_ISREG(stat_result.st_mode):
+        logger.debug("there is no file %.200r: 404", path)
+        return await PlainTextResponse("Not Found", 404)(scope, receive, send)
+    response = FileResponse(path, stat_result=stat_result)
+    own = [(name.lower(), value) for name, value in headers]
+    own = [header for header in own if not _is_replaced(*header)]
+    names = dict(own)
+    response.raw_headers[:] = own + [header for header in response.raw_headers if header[0] not in names]
+    await response(scope, receive, send)
+
+
+def _is_replaced(name: bytes, value: bytes) -> bool:
+    """Whether a header of a redirect speaks to the proxy, or of a body that the redirect had itself."""
+    return (
+        name.startswith(b"x-accel-")
+        or name in (b"content-length", b"content-range")
+        or (name == b"content-type" and value.startswith(b"multipart/byteranges"))
+    )
+
+
+class _Extensions(dict[str, Any]):
+    """The app's view of the extensions: tells the responder when a file sender asks for pathsend.
+
+    Pathsend is not among the items, so that a plain copy, which tells nothing, doesn't have it either.
+    """
+
+    __slots__ = ("responder",)
+
+    responder: _Offered
+
+    def __contains__(self, name: object) -> bool:
+        return (name == PATHSEND and self.responder.expect_file()) or super().__contains__(name)
+
+    def __getitem__(self, name: str) -> Any:
+        return {} if name == PATHSEND and self.responder.expect_file() else super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            return default
+
+
+class _RangeHeader(tuple[bytes, bytes]):
+    """A `Range` or `If-Range` header of the request that can be withheld, wherever the scope's list was copied to."""
+
+    withheld = False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return iter((b"", b"")) if self.withheld else super().__iter__()
+
+    def __getitem__(self, index: SupportsIndex | slice) -> Any:
+        return tuple(self)[index]
+
+
+class _Offered:
+    """The `send` of one request whose proxy offers to send files.
+
+    A file sender asks for pathsend before it looks at the request's ranges and before it starts its response. From then
+    on ranges are withheld from it, and its start is held back until what follows tells what it sends.
+    """
+
+    _started = False
+    _expected = False
+    _start: Message | None = None
+    _ranges: Sequence[_RangeHeader] = ()
+
+    def __init__(
+        self, offered: PathMap, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self._offered = offered
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        if b"range" in headers:
+            self._prepare_ranges()
+        # The scope is changed in place, since what the app notes in it (the route, say) is for those outside, too. They
+        # get their extensions back when the app is done, lest they ask for a file that nobody hands over.
+        self.extensions = scope.get("extensions") or {}
+        scope["extensions"] = view = _Extensions(self.extensions)
+        view.responder = self
+
+    def _prepare_ranges(self) -> None:
+        """Make the request's ranges such that they can be withheld."""
+        headers = self._scope["headers"]
+        headers = [_RangeHeader(header) if header[0] in (b"range", b"if-range") else header for header in headers]
+        self._scope["headers"] = headers
+        self._ranges = [header for header in headers if isinstance(header, _RangeHeader)]
+
+    def expect_file(self) -> bool:
+        """Get ready for a file, which a file sender asks for; say whether it is not too late for that."""
+        if self._started:
+            return False
+        self._expected = True
+        self._withhold_ranges(True)
+        return True
+
+    def _withhold_ranges(self, withheld: bool) -> None:
+        for header in self._ranges:
+            header.withheld = withheld
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if self._expected:
+            return self._send_expected(message)
+        if message["type"] == "http.response.start":
+            self._started = True
+        return self._send(message)
+
+    async def _send_expected(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self._withhold_ranges(False)
+            self._started = True
+            self._start = message
+        elif self._start is None:
+            await self._send(message)
+        else:
+            self._expected = False
+            await self._send_file(self._start, message)
+
+    async def _send_file(self, start: Message, message: Message) -> None:
+        path = message["path"] if message["type"] == PATHSEND else None
+        if path is None and (self._scope["method"] != "HEAD" or message.get("more_body", False)):
+            await self._send(start)  # no file after all: an error page, say
+            return await self._send(message)
+        headers: Headers = [(name.lower(), value) for name, value in start.get("headers", ())]
+        names = dict(headers)
+        target = self._target(start["status"], headers, names, path)
+        if isinstance(target, str):
+            logger.debug("%.200r is left to the app: %s", path or self._scope["path"], target)
+            await self._leave_to_app(start, names, path, message)
+        elif target is None:
+            # The HEAD of a file does not tell its path. The ETag of its GET will be nginx's.
+            await self._send({**start, "headers": [header for header in headers if header[0] != b"etag"]})
+            await self._send(message)
+        else:
+            logger.debug("%.200r is redirected to %.200r", path or self._scope["path"], target)
+            headers = [header for header in headers if header[0] not in FROM_THE_FILE]
+            headers += ((b"content-length", b"0"), (REDIRECT, target))
+            await self._send({**start, "headers": headers})
+            await self._send({"type": "http.response.body", "body": b""})
+
+    def _target(self, status: int, headers: Headers, names: dict[bytes, bytes], path: str | None) -> bytes | str | None:
+        """Where to redirect a file, or the reason why not (text), or None where the path is not known."""
+        if REDIRECT in names:
+            return names[REDIRECT]
+        if status != 200:
+            return f"nginx would turn its status, {status}, into 200"
+        if b"content-encoding" in names:
+            return "nginx would drop its Content-Encoding"
+        if path is None:
+            return None
+        uri = self._offered.uri(path)
+        if uri is None:
+            return "no pair that is offered covers it"
+        size = len(uri) + sum(len(name) + len(value) + 4 for name, value in headers)
+        if len(uri) > LONGEST_URI or size > LONGEST_HEADERS:
+            return f"its URI, {len(uri)} bytes, or all its headers, {size} bytes, could be too long for nginx"
+        return uri.encode("ascii")
+
+    async def _leave_to_app(
+        self, start: Message, names: dict[bytes, bytes], path: str | None, message: Message
+    ) -> None:
+        """Send what the app would have sent without the middleware, ranges included."""
+        size = names.get(b"content-length", b"")
+        if path is None and not (self._ranges and b"accept-ranges" in names and size.isdigit()):
+            await self._send(start)
+            return await self._send(message)
+        stat_result = None if path is not None else os.stat_result((stat.S_IFREG, *[0] * 5, int(size), 0, 0, 0))
+        response = FileResponse(path or "", start["status"], media_type="*/*", stat_result=stat_result)
+        response.raw_headers[:] = start.get("headers", ())
+        # A sender of files that knows no ranges sends the whole, so this does, too.
+        self._withhold_ranges(b"accept-ranges" not in names)
+        await response({**self._scope, "extensions": self.extensions}, self._receive, self._send)

@@ -1,0 +1,122 @@
+"""`Offer`: whether the proxy in front of the app offers to send files, and which. All request headers are read here."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+from functools import lru_cache
+
+from starlette.types import Scope
+
+from asgi_accel.mapping import PathMap
+
+logger = logging.getLogger("asgi_accel")
+
+MAPPING = b"x-accel-mapping"
+SECRET = b"x-accel-secret"
+SENDFILE_TYPE = b"x-sendfile-type"
+LONGEST = 8192  # bytes of a mapping header, as many as nginx takes in one line (large_client_header_buffers)
+
+
+class Offer:
+    """The terms on which a request's `X-Accel-Mapping` is believed; `Offer.of` applies them to a request.
+
+    A client can send these headers as well as a proxy can, and has (CVE-2025-61780, CVE-2026-34830, CVE-2026-7381). So
+    a header counts only for pairs that the app has too, or with the secret, or where the app says that it trusts all.
+    """
+
+    def __init__(self, mapping: PathMap | None, always: bool, trust_header: bool, secret: str | None) -> None:
+        if mapping is None and not trust_header and secret is None:
+            raise ValueError(
+                "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, or say whose "
+                "X-Accel-Mapping header counts, with secret= (the proxy's only) or trust_header=True (anyone's)"
+            )
+        if always and (mapping is None or trust_header or secret is not None):
+            raise ValueError("always=True looks at no header: give it with mapping=, without secret= and trust_header=")
+        if trust_header and (mapping is not None or secret is not None):
+            raise ValueError(
+                "trust_header=True believes any mapping from anyone, and mapping= or secret= do not: give one of them"
+            )
+        if secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
+            # The value is left out of the message: a secret has no place in a log.
+            raise ValueError(
+                "secret= is empty, or has a control character or blanks around it, so that no header can carry it; "
+                "give it as in the proxy's X-Accel-Secret"
+            )
+        self.mapping = mapping or PathMap()
+        self._limited = mapping is not None
+        self.always = always
+        self.secret = None if secret is None else secret.encode()
+        # What a header means is worked out once for each value. A client that sends many values pushes others out of
+        # the cache, but cannot make it grow.
+        self._read = lru_cache(maxsize=16)(self._read_mapping)
+        self._warned = False
+        self._settled = False  # no secret to hide, nothing left to warn of
+
+    def of(self, scope: Scope) -> tuple[PathMap, dict[bytes, bytes]] | None:
+        """What the proxy offers to send, with the request's headers by name, or None where it offers nothing.
+
+        Takes the secret out of what the app sees.
+        """
+        if self.always:
+            return self.mapping, dict(scope["headers"])
+        for name, _ in scope["headers"]:
+            if name == MAPPING:
+                break
+        else:
+            # Most requests of an app without files end here, so nothing more is done for them than must be.
+            if self._settled and not logger.isEnabledFor(logging.DEBUG):
+                return None
+        headers = dict(scope["headers"])
+        offered = self._examine(headers, scope["headers"])
+        if SECRET in headers and self.secret is not None:
+            scope["headers"] = [header for header in scope["headers"] if header[0] != SECRET]
+        if not isinstance(offered, str):
+            return offered, headers
+        logger.debug("nothing is offered to send %.200r: %s", scope["path"], offered)
+        if not self._warned:
+            self._warn_of_proxy(headers, offered)
+        return None
+
+    def _examine(self, headers: dict[bytes, bytes], listed: list[tuple[bytes, bytes]]) -> PathMap | str:
+        """The map that a request's headers offer, or the reason why they offer nothing."""
+        if MAPPING not in headers:
+            return "it has no X-Accel-Mapping header"
+        if len(headers) < len(listed):
+            names = [name for name, _ in listed]
+            for name in (MAPPING, SECRET, SENDFILE_TYPE):
+                if names.count(name) > 1:
+                    return f"its {name.decode()} header was sent more than once"
+        if SENDFILE_TYPE in headers and headers[SENDFILE_TYPE].lower() != b"x-accel-redirect":
+            return f"its X-Sendfile-Type header is {headers[SENDFILE_TYPE][:200]!r}, not X-Accel-Redirect"
+        if self.secret is not None and not hmac.compare_digest(headers.get(SECRET, b""), self.secret):
+            return "its X-Accel-Secret header is missing or wrong"
+        value = headers[MAPPING]
+        if len(value) > LONGEST:
+            return f"its X-Accel-Mapping header is longer than {LONGEST} bytes"
+        return self._read(value)
+
+    def _read_mapping(self, value: bytes) -> PathMap | str:
+        try:
+            offered = PathMap.parse(os.fsdecode(value))
+        except ValueError as exc:
+            return f"its X-Accel-Mapping header is bad: {exc!s:.400}"
+        if self._limited:
+            offered &= self.mapping
+        return offered or f"its X-Accel-Mapping header, {value[:200]!r}, has no pair that counts here"
+
+    def _warn_of_proxy(self, headers: dict[bytes, bytes], reason: str) -> None:
+        for name in (b"x-forwarded-for", b"forwarded", b"via"):
+            if name in headers:
+                self._warned = True
+                self._settled = self.secret is None
+                logger.warning(
+                    "a request came through a proxy (it has %s), but the app serves its files itself: %s. "
+                    "If that proxy is to send them, its location needs: proxy_set_header X-Accel-Mapping %.1000r;%s",
+                    name.decode(),
+                    reason,
+                    str(self.mapping) or "/the/directory/=/prefix/",
+                    "" if self.secret is None else " proxy_set_header X-Accel-Secret '...';",
+                )
+                return

@@ -1,0 +1,159 @@
+"""`AccelRedirectResponse`: headers alone, which tell the proxy what to send."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from datetime import datetime
+from mimetypes import guess_type
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from starlette.background import BackgroundTask
+from starlette.responses import Response
+
+from asgi_accel.mapping import PathMap, StrPath, is_unsafe, percent_encode
+
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+_VISIBLE = re.compile(r"[\x21-\x7e]*")
+
+
+class AccelRedirectResponse(Response):
+    """Have the proxy send the file behind an internal location, with ranges, validators and sendfile of its own.
+
+    The headers are those of nginx's `proxy module`_. Behind `AccelMiddleware` the same response is answered with the
+    file itself where there is no proxy.
+
+    .. _proxy module: https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_ignore_headers
+
+    Args:
+        path: The path within the internal location as plain text, not percent-encoded: ``/download/100% done?.pdf``. A
+            named location, ``@s3``, is taken as it is. With `mapping`, the path of a file.
+        status_code: 200. nginx answers with a status of its own and would drop any other.
+        headers: More headers. nginx keeps `Set-Cookie`, `Cache-Control`, `Expires` and those that this class sets, and
+            drops others unless the internal location brings them back with ``add_header``.
+        media_type: Guessed from `filename` or `path` if not given, else ``application/octet-stream``.
+        background: A task to run after the response. It must not delete the file: nginx may not have opened it yet.
+        filename: The name to save the file under, for `Content-Disposition` (RFC 6266).
+        content_disposition_type: ``attachment`` or ``inline``.
+        mapping: The `PathMap` that turns `path` into the internal URI.
+        query: What follows ``?`` in the internal URI: encoded text, or a mapping to encode.
+        buffering: Whether the proxy buffers what it gets from a further upstream (`X-Accel-Buffering`).
+        limit_rate: Bytes per second to the client, 0 for no limit (`X-Accel-Limit-Rate`).
+        expires: How long the proxy's own cache keeps the response: seconds from now, or a moment in time. Not the
+            browser's cache: that is `Cache-Control` (`X-Accel-Expires`).
+        charset: The character set of the text, one that the proxy's ``charset`` directives know (`X-Accel-Charset`).
+
+    Raises:
+        ValueError: nginx would refuse or ignore one of the values, or `mapping` does not cover the file.
+    """
+
+    def __init__(
+        self,
+        path: StrPath,
+        status_code: int = 200,
+        headers: Mapping[str, str] | None = None,
+        media_type: str | None = None,
+        background: BackgroundTask | None = None,
+        *,
+        filename: str | None = None,
+        content_disposition_type: str = "attachment",
+        mapping: PathMap | None = None,
+        query: str | Mapping[str, Any] | None = None,
+        buffering: bool | None = None,
+        limit_rate: int | None = None,
+        expires: int | datetime | None = None,
+        charset: str | None = None,
+    ) -> None:
+        if status_code != 200:
+            raise ValueError(
+                f"status_code={status_code!r}: nginx answers a redirect with 200 whatever the app says; leave it out"
+            )
+        if charset is not None:
+            self.charset = _token("charset", charset)
+        text = os.fspath(path)
+        if media_type is None:
+            # By the last component alone: `guess_type` takes URLs, so a name could be read as one, `data:text/html,x`.
+            media_type = guess_type("/" + (filename or text).rpartition("/")[2])[0] or "application/octet-stream"
+        super().__init__(None, status_code, headers, media_type, background)
+        self.headers["content-length"] = "0"
+        del self.headers["accept-ranges"]  # the proxy sends its own, and the client would get both
+        self.headers["x-accel-redirect"] = _target(text, mapping, query)
+        if filename is not None:
+            self.headers.setdefault("content-disposition", content_disposition(filename, content_disposition_type))
+        if buffering is not None:
+            self.headers["x-accel-buffering"] = "yes" if buffering else "no"
+        if limit_rate is not None:
+            self.headers["x-accel-limit-rate"] = _number("limit_rate", limit_rate, "bytes per second")
+        if expires is not None:
+            self.headers["x-accel-expires"] = _moment(expires)
+        if charset is not None:
+            self.headers["x-accel-charset"] = charset
+
+
+def _target(path: str, mapping: PathMap | None, query: str | Mapping[str, Any] | None) -> str:
+    """The value of `X-Accel-Redirect`."""
+    if mapping is not None:
+        uri = mapping.uri(path)
+        if uri is None:
+            raise ValueError(f"{path!r} is not covered by {mapping!r}; give a file in one of its directories")
+    elif path.startswith("@"):
+        if not _VISIBLE.fullmatch(path) or len(path) == 1:
+            raise ValueError(f"{path!r}: a named location is '@' and its name, with no blanks or control characters")
+        if query is not None:
+            raise ValueError(
+                f"query={query!r}: a named location, {path!r}, takes no query; give the path of an internal one"
+            )
+        return path
+    else:
+        raw = os.fsencode(path)
+        if not raw.startswith(b"/") or is_unsafe(raw):
+            raise ValueError(
+                f"{path!r}: nginx takes a path that starts with '/' (or '@' for a named location), with no '..' "
+                "component and no NUL"
+            )
+        uri = percent_encode(raw)
+    if query is None:
+        return uri
+    if not isinstance(query, str):
+        query = urlencode(query, doseq=True)
+    if not _VISIBLE.fullmatch(query):
+        raise ValueError(f"query={query!r} has a blank, a control character or no ASCII; encode it, or give a dict")
+    return f"{uri}?{query}"
+
+
+def content_disposition(filename: str, disposition: str = "attachment") -> str:
+    """The value of `Content-Disposition` (RFC 6266) that gives a file its name.
+
+    An ASCII ``filename=`` for old clients, and ``filename*=`` (RFC 8187) where it differs. What could end the quoted
+    text (CVE-2022-36359, and the same in django-sendfile2 before 0.7.0) is replaced, not escaped, since not all clients
+    read escapes; a ``%`` too, since some browsers decode it.
+    """
+    fallback = re.sub(r'[^ -~]|["\\%]', "_", filename)
+    value = f'{_token("content_disposition_type", disposition)}; filename="{fallback}"'
+    if fallback == filename:
+        return value
+    name = re.sub("[\ud800-\udfff]", "\ufffd", filename)  # bytes that are no UTF-8 have no place in RFC 8187
+    return f"{value}; filename*=UTF-8''{quote(name, safe='!#$&+^`|')}"
+
+
+def _token(name: str, value: str) -> str:
+    if not _TOKEN.fullmatch(value):
+        raise ValueError(f"{name}={value!r} is not a token (RFC 9110, section 5.6.2): give a plain word")
+    return value
+
+
+def _number(name: str, value: int, unit: str) -> str:
+    # What nginx's parser (ngx_atoi) doesn't take, it ignores without a word.
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError(f"{name}={value!r}: give a whole number of {unit}, 0 or more")
+    return str(value)
+
+
+def _moment(value: int | datetime) -> str:
+    if not isinstance(value, datetime):
+        return _number("expires", value, "seconds")
+    if value.tzinfo is None:
+        raise ValueError(f"expires={value!r} has no time zone; give one, as in datetime.now(timezone.utc)")
+    return "@" + _number("expires", int(value.timestamp()), "seconds since 1970")
