@@ -1,0 +1,201 @@
+"""The app that the tests put behind nginx: the same routes without the middleware and with it in each mode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
+
+ALL_METHODS = ["GET", "HEAD", "POST"]
+finished: list[str] = []
+
+
+def given_path(request: Request) -> Path:
+    """The path in the query, in hexadecimal, since file names are bytes; relative to the files unless absolute."""
+    return FILES / os.fsdecode(bytes.fromhex(request.query_params["hex"]))
+
+
+async def file(request: Request) -> Response:
+    headers = {"Cache-Control": "private", "X-Own": "1", "Set-Cookie": "a=1"}
+    return FileResponse(given_path(request), headers=headers, background=BackgroundTask(finished.append, "file"))
+
+
+async def named_file(request: Request) -> Response:
+    return FileResponse(given_path(request), filename=request.query_params["filename"])
+
+
+async def missing_page(request: Request) -> Response:
+    return FileResponse(given_path(request), status_code=404, headers={"X-Own": "1"})
+
+
+async def encoded_file(request: Request) -> Response:
+    return FileResponse(given_path(request), headers={"Content-Encoding": "x-own"}, media_type="text/plain")
+
+
+async def file_with_redirect(request: Request) -> Response:
+    """What people try first: the header on a response that has a body already."""
+    return FileResponse(given_path(request), headers={"X-Accel-Redirect": request.query_params["to"]})
+
+
+async def redirect(request: Request) -> Response:
+    return AccelRedirectResponse(
+        given_path(request),
+        mapping=MAPPING,
+        filename=request.query_params.get("filename"),
+        charset=request.query_params.get("charset"),
+        headers={"X-Own": "1", "Cache-Control": "private"},
+    )
+
+
+async def redirect_to(request: Request) -> Response:
+    return AccelRedirectResponse(request.query_params["path"], query=request.query_params.get("query"))
+
+
+async def redirect_by_hand(request: Request) -> Response:
+    headers = {"X-Accel-Redirect": request.query_params["to"], "X-Accel-Buffering": "yes"}
+    return Response(b"", int(request.query_params.get("status", "200")), headers=headers)
+
+
+async def ranged(request: Request) -> Response:
+    """An endpoint that streams ranges by hand, as from object storage."""
+    body = b"0123456789"
+    wanted = request.headers.get("range")
+    seen = {"X-Saw-Range": str(wanted), "X-Saw-If-Range": str(request.headers.get("if-range"))}
+    if wanted is None:
+        return StreamingResponse(iter([body]), headers=seen)
+    start, _, end = wanted.removeprefix("bytes=").partition("-")
+    part = body[int(start) : int(end) + 1]
+    seen["Content-Range"] = f"bytes {start}-{end}/{len(body)}"
+    return StreamingResponse(iter([part]), 206, headers=seen)
+
+
+async def events(request: Request) -> Response:
+    """An event stream whose first event comes only when the client hangs up."""
+
+    async def wait() -> AsyncIterator[bytes]:
+        while (await request.receive())["type"] != "http.disconnect":
+            continue
+        yield b"data: too late\n\n"
+
+    # Without the header nginx keeps a response back until it has more of it than the headers.
+    return StreamingResponse(wait(), media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+
+
+async def text(request: Request) -> Response:
+    return PlainTextResponse("hello " * 200, headers={"X-Own": "1"})
+
+
+async def headers(request: Request) -> Response:
+    return PlainTextResponse("\n".join(f"{name}: {value}" for name, value in request.headers.items()))
+
+
+async def fail(request: Request) -> Response:
+    raise RuntimeError("as intended")
+
+
+async def echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text(await websocket.receive_text())
+    await websocket.close()
+
+
+class PassOn(BaseHTTPMiddleware):
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        response = await call_next(request)
+        response.headers["X-Passed"] = request.headers.get("host", "")
+        return response
+
+
+class CopyScope:
+    """A middleware that gives the app a scope, and a list of headers, of its own."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "headers": [*scope["headers"], (b"x-copied", b"1")]}
+        await self.app(scope, receive, send)
+
+
+api = FastAPI(openapi_url=None)
+
+
+@api.get("/file")
+async def api_file(hex: str) -> FileResponse:  # noqa: A002
+    return FileResponse(FILES / os.fsdecode(bytes.fromhex(hex)))
+
+
+@api.get("/redirect", response_class=AccelRedirectResponse)
+async def api_redirect(path: str) -> str:
+    return path
+
+
+def build(files: Path, *middleware: Middleware) -> Starlette:
+    """The app, with its files in one folder."""
+    routes = [
+        Route("/file", file, methods=ALL_METHODS),
+        Route("/named", named_file),
+        Route("/404", missing_page, methods=ALL_METHODS),
+        Route("/encoded", encoded_file),
+        Route("/file-with-redirect", file_with_redirect),
+        Route("/redirect", redirect, methods=ALL_METHODS),
+        Route("/redirect-to", redirect_to),
+        Route("/by-hand", redirect_by_hand),
+        Route("/ranged", ranged),
+        Route("/events", events),
+        Route("/text", text),
+        Route("/headers", headers),
+        Route("/fail", fail),
+        WebSocketRoute("/echo", echo),
+        Mount("/static", StaticFiles(directory=files)),
+        Mount("/sub", Starlette(routes=[Route("/file", file)])),
+        Mount("/api", api),
+    ]
+    return Starlette(routes=routes, middleware=middleware)
+
+
+FILES = Path(os.environ.get("FILES", "/nonexistent"))
+MAPPING = PathMap({FILES: "/download"})
+SECRET = "only the proxy knows"
+
+
+def build_site() -> Starlette:
+    accel = Middleware(AccelMiddleware, mapping=MAPPING)
+    gzip = Middleware(GZipMiddleware)
+    return Starlette(
+        routes=[
+            Mount("/plain", build(FILES)),
+            Mount("/mapping", build(FILES, accel)),
+            Mount("/always", build(FILES, Middleware(AccelMiddleware, mapping=str(MAPPING), always=True))),
+            Mount("/secret", build(FILES, Middleware(AccelMiddleware, secret=SECRET))),
+            Mount("/both", build(FILES, Middleware(AccelMiddleware, MAPPING, secret=SECRET))),
+            Mount("/trust", build(FILES, Middleware(AccelMiddleware, trust_header=True))),
+            Mount("/elsewhere", build(FILES, Middleware(AccelMiddleware, {"/nowhere": "/download"}))),
+            Mount("/base", build(FILES, accel, Middleware(PassOn))),
+            Mount("/copied", build(FILES, accel, Middleware(PassOn), Middleware(CopyScope), Middleware(PassOn))),
+            Mount("/gzip-inside", build(FILES, accel, gzip)),
+            Mount("/gzip-outside", build(FILES, gzip, accel)),
+            Mount("/cors", build(FILES, accel, Middleware(CORSMiddleware, allow_origins=["https://other.example"]))),
+        ]
+    )
+
+
+if "FILES" in os.environ:
+    site = build_site()

@@ -1,0 +1,38 @@
+"""What the tests share: the files to serve, and one real nginx in front of one real uvicorn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from servers import Site, nginx_binary
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def folder() -> Iterator[Path]:
+    """A folder that nginx's workers can read whoever starts the tests, with a path short enough for unix sockets."""
+    path = Path(tempfile.mkdtemp(prefix="accel-", dir="/tmp"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture(scope="session")
+def site(folder: Path) -> Iterator[Site]:
+    """A real nginx in front of a real uvicorn that runs `tests/app.py`."""
+    if nginx_binary() is None:
+        message = "there is no nginx: apt-get install nginx-light (Debian), brew install nginx (macOS)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    with Site(folder) as running:
+        yield running

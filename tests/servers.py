@@ -1,0 +1,228 @@
+"""Real servers for the tests: each is a context manager that starts a process, waits for its socket, and stops it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import httpx
+from storage import Storage
+
+TESTS = Path(__file__).parent
+DEADLINE = 20  # seconds
+
+
+def nginx_binary() -> str | None:
+    """nginx, which Debian puts where only root's PATH looks."""
+    return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+class Process:
+    """A server that listens on a unix socket."""
+
+    def __init__(self, command: Sequence[str], listens_on: Path, log: Path, **environment: str) -> None:
+        self.command = command
+        self.socket = listens_on
+        self.log = log
+        self.environment = environment
+
+    def __enter__(self) -> Process:
+        path = os.pathsep.join([str(TESTS), str(TESTS.parent)])
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command,
+                env={**os.environ, "PYTHONPATH": path, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + DEADLINE
+        while not self._answers():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise RuntimeError(f"{self.command[0]} did not start:\n{self.log.read_text()}")
+            time.sleep(0.01)
+        return self
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            try:
+                connection.connect(str(self.socket))
+            except OSError:
+                return False
+        return True
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(DEADLINE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+        with contextlib.suppress(FileNotFoundError):
+            self.socket.unlink()
+
+
+def uvicorn(folder: Path, app: str, name: str, **environment: str) -> Process:
+    listens_on = folder / f"{name}.sock"
+    command = [sys.executable, "-m", "uvicorn", app, "--uds", str(listens_on), "--log-level", "warning"]
+    return Process(command, listens_on, folder / f"{name}.log", **environment)
+
+
+def granian(folder: Path, app: str, name: str, **environment: str) -> Process:
+    listens_on = folder / f"{name}.sock"
+    command = [sys.executable, "-m", "granian", "--interface", "asgi", "--uds", str(listens_on), app]
+    return Process(command, listens_on, folder / f"{name}.log", **environment)
+
+
+class Nginx(Process):
+    """nginx with a configuration of its own, in a folder of its own, as whoever runs it."""
+
+    def __init__(self, folder: Path, http: str, listens_on: Path) -> None:
+        binary = nginx_binary()
+        assert binary is not None
+        home = folder / f"nginx-{listens_on.stem}"
+        home.mkdir()
+        self.error_log = home / "error.log"
+        temporary = "".join(
+            f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        user = "user root;\n" if os.geteuid() == 0 else ""  # as the tests, so that it reads what they write
+        (home / "nginx.conf").write_text(
+            f"{user}daemon off;\nworker_processes 1;\npid {home}/pid;\nerror_log {self.error_log} info;\n"
+            f"events {{ worker_connections 256; }}\n"
+            f"http {{\naccess_log off;\n{temporary}{http}\n}}\n"
+        )
+        super().__init__(
+            [binary, "-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(self.error_log)],
+            listens_on,
+            home / "output.log",
+        )
+
+
+HTTP = """
+types { text/plain txt; application/pdf pdf; video/mp4 mp4; }
+default_type application/octet-stream;
+
+upstream app { server unix:$folder/app.sock; keepalive 4; }
+upstream granian { server unix:$folder/granian.sock; }
+proxy_http_version 1.1;
+
+# Offers to send the files, as the README says.
+server {
+    listen unix:$folder/offers.sock;
+    server_name localhost;
+    client_max_body_size 0;
+
+    location / {
+        proxy_pass http://app;
+        proxy_set_header Host $host;
+        proxy_set_header Connection "";
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+        proxy_set_header X-Accel-Mapping "$folder/files/=/download/";
+        proxy_set_header X-Accel-Secret "only the proxy knows";
+    }
+    location /granian/ {
+        proxy_pass http://granian/;
+        proxy_set_header Host $host;
+        proxy_set_header X-Accel-Mapping "$folder/files/=/download/";
+    }
+    location /download/ {
+        internal;
+        alias $folder/files/;
+        add_header Access-Control-Allow-Origin $upstream_http_access_control_allow_origin;
+    }
+    location /koi8/ {
+        internal;
+        charset koi8-r;
+        alias $folder/files/;
+    }
+    # Object storage: `query` is its signature.
+    location /storage/ {
+        internal;
+        proxy_pass http://127.0.0.1:$storage/;
+        proxy_set_header Authorization "";
+    }
+    location @storage {
+        rewrite ^ /named break;
+        proxy_pass http://127.0.0.1:$storage;
+    }
+}
+
+# Sets no header, as one that was set up before asgi-accel was, so whatever a client sends reaches the app. It has an
+# internal location that no client may choose.
+server {
+    listen unix:$folder/silent.sock;
+    server_name localhost;
+
+    location / {
+        proxy_pass http://app;
+        proxy_set_header Host $host;
+        proxy_set_header Connection "";
+        proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+    }
+    location /download/ { internal; alias $folder/files/; }
+    location /vault/ { internal; alias $folder/vault/; }
+}
+"""
+
+
+class Site:
+    """nginx in front of uvicorn, and a client for each of nginx's servers.
+
+    `offers` sets the mapping header and the secret; `silent` sets neither; `direct` goes to uvicorn itself.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.files = folder / "files"
+        self.vault = folder / "vault"
+        self._stack = contextlib.ExitStack()
+
+    def __enter__(self) -> Site:
+        self.files.mkdir()
+        self.vault.mkdir()
+        (self.vault / "secret.txt").write_text("not for clients")
+        with contextlib.ExitStack() as stack:
+            self.storage = stack.enter_context(Storage())
+            self.app = stack.enter_context(uvicorn(self.folder, "app:site", "app", FILES=str(self.files)))
+            stack.enter_context(granian(self.folder, "app:site", "granian", FILES=str(self.files)))
+            http = HTTP.replace("$folder", str(self.folder)).replace("$storage", str(self.storage.port))
+            self.nginx = Nginx(self.folder, http, self.folder / "offers.sock")
+            stack.enter_context(self.nginx)
+            self.offers = stack.enter_context(client(self.folder / "offers.sock"))
+            self.silent = stack.enter_context(client(self.folder / "silent.sock"))
+            self.direct = stack.enter_context(client(self.folder / "app.sock"))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def nginx_errors(self) -> str:
+        """What nginx has logged as an error so far."""
+        return "\n".join(
+            line
+            for line in self.nginx.error_log.read_text(errors="replace").splitlines()
+            if any(level in line for level in ("[error]", "[crit]", "[alert]", "[emerg]"))
+        )
+
+
+def client(listens_on: Path, **options: Any) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=str(listens_on))
+    headers = {"accept-encoding": "identity"}
+    return httpx.Client(transport=transport, base_url="http://localhost", headers=headers, trust_env=False, **options)

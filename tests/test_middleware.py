@@ -1,0 +1,538 @@
+"""What the middleware does to a response, message by message; what nginx makes of it is in test_nginx.py."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgi import Answer, ask
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
+
+pytestmark = pytest.mark.anyio
+
+TEXT = b"0123456789"
+PATHSEND = "http.response.pathsend"
+RANGE = (b"range", b"bytes=2-4")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.txt"
+    path.write_bytes(TEXT)
+    return path
+
+
+@pytest.fixture
+def mapping(tmp_path: Path) -> PathMap:
+    return PathMap({tmp_path: "/files"})
+
+
+@pytest.fixture
+def offer(mapping: PathMap) -> tuple[bytes, bytes]:
+    return (b"x-accel-mapping", os.fsencode(str(mapping)))
+
+
+def is_redirect(answer: Answer, to: bytes = b"/files/a.txt") -> bool:
+    """Whether an answer is headers alone, and nothing of the app's own about the file."""
+    if answer.header(b"x-accel-redirect") is None:
+        return False
+    assert answer.header(b"x-accel-redirect") == to
+    assert answer.header(b"content-length") == b"0"
+    for name in (b"etag", b"last-modified", b"accept-ranges"):
+        assert answer.header(name) is None
+    assert answer.messages[1:] == [{"type": "http.response.body", "body": b""}]
+    return True
+
+
+class TestFiles:
+    """Files going out while the proxy offers to send them."""
+
+    async def test_redirected(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A file becomes headers alone; its own headers stay, those from the file go."""
+        response = FileResponse(file, headers={"X-Own": "1", "Cache-Control": "private"}, filename="name.txt")
+        answer = await ask(AccelMiddleware(response, mapping), offer)
+        assert is_redirect(answer)
+        assert answer.header(b"x-own") == b"1"
+        assert answer.header(b"cache-control") == b"private"
+        assert answer.header(b"content-disposition") == b'attachment; filename="name.txt"'
+        assert answer.header(b"content-type") == b"text/plain; charset=utf-8"
+
+    async def test_background_task_runs(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """The response's background task runs after it, redirected or not."""
+        for headers in ([offer], []):
+            ran: list[int] = []
+            response = FileResponse(file, background=BackgroundTask(ran.append, 1))
+            await ask(AccelMiddleware(response, mapping), *headers)
+            assert ran == [1]
+
+    async def test_background_task_that_deletes_a_file_left_to_the_app(
+        self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]
+    ) -> None:
+        """A file that the app sends is sent whole before its task deletes it."""
+        response = FileResponse(file, status_code=404, background=BackgroundTask(os.unlink, file))
+        answer = await ask(AccelMiddleware(response, mapping), offer)
+        assert (answer.status, answer.body) == (404, TEXT)
+        assert not file.exists()
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_own_target(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes], method: str) -> None:
+        """A file response with a target of its own keeps it, and its body is not sent."""
+        response = FileResponse(file, status_code=404, headers={"X-Accel-Redirect": "/own/%20"})
+        answer = await ask(AccelMiddleware(response, mapping), offer, method=method)
+        assert is_redirect(answer, b"/own/%20")
+
+    async def test_head(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A HEAD is answered by the app, without the ETag that nginx would contradict."""
+        answer = await ask(AccelMiddleware(FileResponse(file), mapping), offer, RANGE, method="HEAD")
+        assert (answer.status, answer.header(b"content-length")) == (200, b"10")
+        assert answer.header(b"etag") is None
+        assert answer.header(b"last-modified")
+        assert answer.header(b"accept-ranges") == b"bytes"
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda file: FileResponse(file, status_code=404),
+            lambda file: FileResponse(file, headers={"Content-Encoding": "gzip"}),
+            lambda file: FileResponse(file.parent / ("n" * 200), filename="h" * 3500),
+            lambda file: FileResponse(Path(__file__)),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+    @pytest.mark.parametrize("wanted", [(), (RANGE,), (RANGE, (b"if-range", b'"no"')), ((b"range", b"bytes=999999-"),)])
+    async def test_left_to_the_app(
+        self,
+        file: Path,
+        mapping: PathMap,
+        offer: tuple[bytes, bytes],
+        make: Callable[[Path], FileResponse],
+        method: str,
+        wanted: tuple[tuple[bytes, bytes], ...],
+    ) -> None:
+        """A response that cannot be redirected safely is what it is without the middleware."""
+        (file.parent / ("n" * 200)).write_bytes(TEXT)
+        expected = await ask(make(file), *wanted, method=method)
+        if method == "HEAD" and "content-encoding" not in make(file).headers and make(file).status_code == 200:
+            # Not left to the app: a HEAD does not tell that no pair covers its path.
+            return
+        answer = await ask(AccelMiddleware(make(file), mapping), offer, *wanted, method=method)
+        assert (answer.status, answer.headers, answer.body) == (expected.status, expected.headers, expected.body)
+
+    async def test_server_with_pathsend(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """What is left to the app goes to the server by its own pathsend; a range does not."""
+        app = AccelMiddleware(FileResponse(file, status_code=404), mapping)
+        answer = await ask(app, offer, extensions={PATHSEND: {}})
+        assert answer.messages[1:] == [{"type": PATHSEND, "path": str(file)}]
+        elsewhere = AccelMiddleware(FileResponse(Path(__file__)), mapping)
+        answer = await ask(elsewhere, offer, RANGE, extensions={PATHSEND: {}})
+        assert (answer.status, answer.body) == (206, Path(__file__).read_bytes()[2:5])
+
+    async def test_long_uri(self, tmp_path: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A URI of 2 KiB is redirected, one that is longer is not."""
+        folder = tmp_path.joinpath(*["d" * 200] * 9)
+        folder.mkdir(parents=True)
+        uri = f"{mapping.uri(folder / 'x')}"
+        for length, expected in ((2048, True), (2049, False)):
+            path = folder / ("x" * (length - len(uri) + 1))
+            path.write_bytes(TEXT)
+            answer = await ask(AccelMiddleware(FileResponse(path), mapping), offer)
+            assert (answer.header(b"x-accel-redirect") is not None) == expected
+            assert answer.body == (b"" if expected else TEXT)
+
+    async def test_relative_path(
+        self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A relative path is taken from the working directory."""
+        monkeypatch.chdir(file.parent)
+        assert is_redirect(await ask(AccelMiddleware(FileResponse("a.txt"), mapping), offer))
+
+    async def test_missing_file(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A file that is not there is the app's error, and the page that it makes of it goes out whole."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await FileResponse(file.with_name("none"))(scope, receive, send)
+            except RuntimeError:
+                await PlainTextResponse("sorry", 500)(scope, receive, send)
+
+        answer = await ask(AccelMiddleware(app, mapping), offer)
+        assert (answer.status, answer.body) == (500, b"sorry")
+
+    async def test_file_sender_without_ranges(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A sender of files that knows no ranges gets none, and HEAD without a length is left as it is."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert scope["extensions"].get(PATHSEND) is not None
+            await send({"type": "http.response.start", "status": 404})
+            if scope["method"] == "HEAD":
+                await send({"type": "http.response.body"})
+            else:
+                await send({"type": PATHSEND, "path": str(file)})
+
+        answer = await ask(AccelMiddleware(app, mapping), offer, RANGE)
+        assert (answer.status, answer.header(b"accept-ranges"), answer.body) == (404, None, TEXT)
+        answer = await ask(AccelMiddleware(app, mapping), offer, RANGE, method="HEAD")
+        assert answer.messages == [{"type": "http.response.start", "status": 404}, {"type": "http.response.body"}]
+
+    async def test_names_in_any_case(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """Header names that an app did not write in lower case are known all the same."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            headers = [(b"ETag", b'"x"'), (b"Content-Length", b"10")]
+            assert scope["extensions"][PATHSEND] == {}
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": PATHSEND, "path": str(file)})
+
+        assert is_redirect(await ask(AccelMiddleware(app, mapping), offer))
+
+
+class TestRange:
+    """Range is withheld from file senders alone."""
+
+    async def test_ranged_endpoint(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """Everything else sees the very headers that the client sent."""
+        seen: list[Any] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.extend(scope["headers"])
+            seen.append(dict(scope["headers"])[b"range"])
+            seen.append(scope["headers"][2][1])
+            await Response("x")(scope, receive, send)
+
+        sent = [(b"host", b"localhost"), offer, RANGE, (b"if-range", b'"x"')]
+        await ask(AccelMiddleware(app, mapping), *sent[1:])
+        assert seen == [*sent, b"bytes=2-4", b"bytes=2-4"]
+
+    async def test_seen_again_after_the_file(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """Who looks at the request when the file is on its way sees the range again."""
+        seen: list[str | None] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope)
+            seen.append(request.headers.get("range"))
+            await FileResponse(file)(scope, receive, send)
+            seen.append(request.headers.get("range"))
+            seen.append(Request(scope).headers.get("range"))
+
+        assert is_redirect(await ask(AccelMiddleware(app, mapping), offer, RANGE))
+        assert seen == ["bytes=2-4"] * 3
+
+    async def test_index_of_a_withheld_header(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A file sender that goes by index does not see it either."""
+        seen: list[Any] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            header = scope["headers"][2]
+            seen.append(PATHSEND in scope["extensions"])
+            seen.append((header[0], header[1]))
+            await Response("x")(scope, receive, send)
+            seen.append((header[0], header[1]))
+
+        await ask(AccelMiddleware(app, mapping), offer, RANGE)
+        assert seen == [True, (b"", b""), RANGE]
+
+
+class TestOthers:
+    """Responses that are no files pass untouched and undelayed."""
+
+    async def test_start_is_not_held_back(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """The headers of an event stream go out before its first event, behind BaseHTTPMiddleware, too."""
+        order: list[str] = []
+
+        async def body() -> Any:
+            order.append("event")
+            yield b"data: 1\n\n"
+
+        async def stream(scope: Scope, receive: Receive, send: Send) -> None:
+            await StreamingResponse(body(), media_type="text/event-stream")(scope, receive, send)
+
+        async def note(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            async def noted(message: Message) -> None:
+                order.append(message["type"])
+                await send(message)
+
+            await app(scope, receive, noted)
+
+        accel = AccelMiddleware(stream, mapping)
+
+        async def outside(scope: Scope, receive: Receive, send: Send) -> None:
+            await note(accel, scope, receive, send)
+
+        await ask(outside, offer)
+        assert order[:2] == ["http.response.start", "event"]
+
+    async def test_other_messages_pass(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """Messages that the middleware does not know go through, before and after a file sender asks."""
+        messages: list[Message] = [
+            {"type": "http.response.debug", "info": {}},
+            {"type": "http.response.start", "status": 200, "headers": [], "trailers": True},
+            {"type": "http.response.body", "body": b"x"},
+            {"type": "http.response.trailers", "headers": []},
+        ]
+        for asks in (False, True):
+
+            async def app(scope: Scope, receive: Receive, send: Send, asks: bool = asks) -> None:
+                assert not asks or PATHSEND in scope["extensions"]
+                for message in messages:
+                    await send(message)
+
+            assert (await ask(AccelMiddleware(app, mapping), offer)).messages == messages
+
+    async def test_asked_too_late(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A sender that has started its response is told what the server can, not what the middleware could."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            by_path = PATHSEND in scope["extensions"]
+            await send(
+                {"type": PATHSEND, "path": str(file)} if by_path else {"type": "http.response.body", "body": TEXT}
+            )
+
+        assert (await ask(AccelMiddleware(app, mapping), offer)).body == TEXT
+        answer = await ask(AccelMiddleware(app, mapping), offer, extensions={PATHSEND: {}})
+        assert answer.messages[1]["type"] == PATHSEND
+
+    async def test_other_extensions(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """The server's own extensions are there, a copy of them does not promise pathsend, and they come back."""
+        extensions: dict[str, Any] = {"http.response.push": {"x": 1}}
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen = scope["extensions"]
+            assert seen["http.response.push"] == seen.get("http.response.push") == {"x": 1}
+            assert seen.get("none") is None
+            assert seen.get("none", 1) == 1
+            assert "none" not in seen
+            assert {**seen} == dict(seen) == extensions
+            scope["state"] = {"route": "/x"}
+            raise LookupError
+
+        scope: dict[str, Any] = {"type": "http", "path": "/", "method": "GET", "headers": [offer]}
+        scope["extensions"] = extensions
+        with pytest.raises(LookupError):
+            await AccelMiddleware(app, mapping)(scope, None, None)  # type: ignore[arg-type]
+        assert scope["extensions"] is extensions
+        assert scope["state"] == {"route": "/x"}  # what the app notes is seen outside
+
+    async def test_copied_extensions(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """Behind a middleware that copies the extensions, the app serves the file itself."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await FileResponse(file)({**scope, "extensions": dict(scope["extensions"])}, receive, send)
+
+        answer = await ask(AccelMiddleware(app, mapping), offer, RANGE)
+        assert (answer.status, answer.body) == (206, b"234")
+
+    async def test_behind_base_http_middleware(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """BaseHTTPMiddleware between the middleware and the endpoint can set headers of its own."""
+
+        async def dispatch(request: Request, call_next: RequestResponseEndpoint) -> Response:
+            assert request.headers["range"] == "bytes=2-4"
+            response = await call_next(request)
+            response.headers["X-Passed"] = "1"
+            return response
+
+        async def endpoint(request: Request) -> Response:
+            assert request.headers["range"] == "bytes=2-4"
+            return FileResponse(file)
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        answer = await ask(AccelMiddleware(BaseHTTPMiddleware(app, dispatch), mapping), offer, RANGE)
+        assert is_redirect(answer)
+        assert answer.header(b"x-passed") == b"1"
+
+    async def test_raising_app(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """An app that raises still raises."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            raise LookupError("as intended")
+
+        for headers in ([offer], []):
+            with pytest.raises(LookupError, match="as intended"):
+                await ask(AccelMiddleware(app, mapping), *headers)
+
+    @pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+    async def test_other_scopes(self, mapping: PathMap, offer: tuple[bytes, bytes], kind: str) -> None:
+        """Websockets and lifespan get the very scope, receive and send of the server."""
+        seen: list[Any] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.extend((scope, receive, send))
+
+        async def receive() -> Message:
+            raise NotImplementedError
+
+        async def send(message: Message) -> None:
+            raise NotImplementedError
+
+        scope: dict[str, Any] = {"type": kind, "asgi": {"version": "3.0"}}
+        if kind == "websocket":
+            scope |= {"path": "/", "headers": [offer, RANGE]}
+        before = dict(scope)
+        for options in ({"mapping": mapping}, {"mapping": mapping, "always": True}, {"trust_header": True}):
+            seen.clear()
+            await AccelMiddleware(app, **options)(scope, receive, send)
+            assert all(a is b for a, b in zip(seen, (scope, receive, send), strict=True))
+            assert scope == before
+
+
+class TestRedirectsWithoutProxy:
+    """Redirects coming out where nothing was offered."""
+
+    async def test_file_is_sent(self, file: Path, mapping: PathMap) -> None:
+        """A redirect is answered with the file and the redirect's own headers, and no X-Accel header is left."""
+        response = AccelRedirectResponse(
+            file, mapping=mapping, buffering=True, limit_rate=1, expires=1, charset="utf-8", headers={"X-Own": "1"}
+        )
+        response.set_cookie("a", "1")
+        response.set_cookie("b", "2")
+        answer = await ask(AccelMiddleware(response, mapping))
+        assert (answer.status, answer.body) == (200, TEXT)
+        names = [name for name, _ in answer.headers]
+        assert not [name for name in names if name.startswith(b"x-accel")]
+        assert names.count(b"set-cookie") == 2
+        assert answer.header(b"x-own") == b"1"
+        assert answer.header(b"content-length") == b"10"
+        assert answer.header(b"content-type") == b"text/plain; charset=utf-8"
+        assert answer.header(b"etag")
+        assert answer.header(b"accept-ranges") == b"bytes"
+
+    async def test_range_and_head(self, file: Path, mapping: PathMap) -> None:
+        """Ranges and HEAD work."""
+        app = AccelMiddleware(AccelRedirectResponse("/files/a.txt"), mapping)
+        answer = await ask(app, RANGE)
+        assert (answer.status, answer.body, answer.header(b"content-range")) == (206, b"234", b"bytes 2-4/10")
+        answer = await ask(app, method="HEAD")
+        assert (answer.status, answer.body, answer.header(b"content-length")) == (200, b"", b"10")
+
+    @pytest.mark.parametrize("wanted", [None, b"bytes=2-4", b"bytes=0-1,4-5"])
+    async def test_file_response_with_a_target(self, file: Path, mapping: PathMap, wanted: bytes | None) -> None:
+        """A file response with a target is answered with the target's file, whatever it sends itself."""
+        (file.parent / "b.txt").write_bytes(b"abcdefghij")
+        response = FileResponse(file, headers={"X-Accel-Redirect": "/files/b.txt"}, media_type="text/csv")
+        headers = [] if wanted is None else [(b"range", wanted)]
+        answer = await ask(AccelMiddleware(response, mapping), *headers)
+        if wanted == b"bytes=0-1,4-5":
+            boundary = (answer.header(b"content-type") or b"").partition(b"boundary=")[2]
+            assert answer.body.count(b"--" + boundary) == 3
+            assert b"ab" in answer.body
+            assert b"ef" in answer.body
+        else:
+            assert answer.body == (b"abcdefghij" if wanted is None else b"cde")
+            assert answer.header(b"content-type") == b"text/csv; charset=utf-8"
+            assert answer.header(b"content-length") == str(len(answer.body)).encode()
+
+    async def test_own_body_is_dropped(self, file: Path, mapping: PathMap) -> None:
+        """Whatever a redirect has of a body, status or header case, the file comes, once."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            headers = [(b"X-Accel-Redirect", b"/files/a.txt?x=1"), (b"Content-Length", b"3")]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": b"no", "more_body": True})
+            await send({"type": "http.response.body", "body": b"!"})
+
+        answer = await ask(AccelMiddleware(app, mapping))
+        assert (answer.status, answer.body) == (200, TEXT)
+        assert answer.header(b"content-length") == b"10"
+
+    @pytest.mark.parametrize("name", ["none.txt", "folder", "a.txt/below"])
+    async def test_no_such_file(self, file: Path, mapping: PathMap, name: str) -> None:
+        """A redirect to no file is a 404."""
+        (file.parent / "folder").mkdir()
+        answer = await ask(AccelMiddleware(AccelRedirectResponse(f"/files/{name}"), mapping))
+        assert (answer.status, answer.body) == (404, b"Not Found")
+        assert answer.header(b"x-accel-redirect") is None
+
+    @pytest.mark.parametrize("to", ["/elsewhere/a.txt", "@named", "/files/../a.txt", "/files/100% a", "\x80"])
+    async def test_outside_the_mapping(
+        self, file: Path, mapping: PathMap, to: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A redirect that the mapping does not have goes out as it is, with a warning, once."""
+        response = Response("body", headers={"X-Accel-Redirect": to})
+        app = AccelMiddleware(response, mapping)
+        for _ in range(2):
+            answer = await ask(app)
+            assert answer.headers == response.raw_headers
+            assert answer.body == b"body"
+        warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+        assert len(warnings) == 1
+        assert repr(os.fsdecode(to.encode("latin-1"))) in warnings[0].getMessage()
+
+    async def test_warning_is_one_short_line(
+        self, file: Path, mapping: PathMap, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """What goes to the log has no newline and no end of its own choosing (CVE-2025-27111)."""
+        app = AccelMiddleware(Response(headers={"X-Accel-Redirect": "/x\r\nERROR forged " + "x" * 9999}), mapping)
+        await ask(app)
+        message = caplog.records[0].getMessage()
+        assert "\n" not in message
+        assert "\r" not in message
+        assert len(message) < 500
+
+    async def test_passes_where_something_is_offered(
+        self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]
+    ) -> None:
+        """With a proxy, a redirect is the proxy's, wherever it goes."""
+        for to in ("/files/a.txt", "/elsewhere", "@named"):
+            response = AccelRedirectResponse(to)
+            answer = await ask(AccelMiddleware(response, mapping), offer)
+            assert answer.headers == response.raw_headers
+
+    async def test_server_with_pathsend(self, file: Path, mapping: PathMap) -> None:
+        """The file goes out by the server's own pathsend."""
+        app = AccelMiddleware(AccelRedirectResponse("/files/a.txt"), mapping)
+        answer = await ask(app, extensions={PATHSEND: {}})
+        assert answer.messages[1:] == [{"type": PATHSEND, "path": str(file)}]
+
+    async def test_start_without_headers(self, mapping: PathMap) -> None:
+        """A response may have no headers at all."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": "http.response.body", "body": b"x"})
+
+        assert (await ask(AccelMiddleware(app, mapping))).body == b"x"
+
+
+class TestLog:
+    """The logger `asgi_accel` tells each decision with its reason."""
+
+    @pytest.mark.parametrize(
+        ("make", "offered", "words"),
+        [
+            (lambda file: FileResponse(file), True, "is redirected to"),
+            (lambda file: FileResponse(file, status_code=404), True, "its status, 404"),
+            (lambda file: FileResponse(file, headers={"Content-Encoding": "br"}), True, "Content-Encoding"),
+            (lambda file: FileResponse(__file__), True, "no pair that is offered covers it"),
+            (lambda file: FileResponse(file, filename="x" * 4000), True, "too long for nginx"),
+            (lambda file: FileResponse(file), False, "it has no X-Accel-Mapping header"),
+            (lambda file: AccelRedirectResponse("/files/a.txt"), False, "stands for the file"),
+            (lambda file: AccelRedirectResponse("/files/none"), False, "there is no file"),
+        ],
+    )
+    async def test_reason(
+        self,
+        file: Path,
+        mapping: PathMap,
+        offer: tuple[bytes, bytes],
+        caplog: pytest.LogCaptureFixture,
+        make: Callable[[Path], Response],
+        offered: bool,
+        words: str,
+    ) -> None:
+        """One debug line says why."""
+        caplog.set_level(logging.DEBUG, logger="asgi_accel")
+        await ask(AccelMiddleware(make(file), mapping), *([offer] if offered else []))
+        assert words in caplog.text
+        assert {record.levelno for record in caplog.records} == {logging.DEBUG}
