@@ -424,8 +424,8 @@ class TestRedirectsWithoutProxy:
         headers = [] if wanted is None else [(b"range", wanted)]
         answer = await ask(AccelMiddleware(response, mapping), *headers)
         if wanted == b"bytes=0-1,4-5":
-            boundary = (answer.header(b"content-type") or b"").partition(b"boundary=")[2]
-            assert answer.body.count(b"--" + boundary) == 3
+            boundary = answer.body.splitlines()[0]
+            assert answer.body.count(boundary) == 3
             assert b"ab" in answer.body
             assert b"ef" in answer.body
         else:

@@ -275,12 +275,9 @@ class TestLeftToTheApp:
     ) -> None:
         """Status, headers and body are those of the app without the middleware, ranges included."""
         path = name.replace("$vault", str(site.vault)).encode()
-        headers = {} if wanted is None else {"Range": wanted}
         for method in methods.split():
-            got = site.offers.request(method, server + str(url(mode, route, path)), headers=headers)
-            expected = site.offers.request(method, server + str(url("plain", route, path)), headers=headers)
-            assert got.status_code == expected.status_code
-            assert comparable(got) == comparable(expected)
+            expected = comparable(site.offers, method, server + str(url("plain", route, path)), wanted)
+            assert comparable(site.offers, method, server + str(url(mode, route, path)), wanted) == expected
 
     def test_long_name_is_left_to_the_app(self, site: Site) -> None:
         """A URI that nginx's buffer could not take is no 502."""
@@ -325,15 +322,18 @@ class TestLeftToTheApp:
         assert site.offers.get(url("mapping", "file", b"none.txt")).status_code == 500
 
 
-def comparable(response: httpx.Response) -> tuple[list[tuple[str, str]], bytes]:
-    """What must be the same: all headers but the date, and the body; multipart boundaries are random."""
-    boundary = re.search("boundary=(.*)", response.headers.get("content-type", ""))
-    body = response.content
-    headers = [item for item in response.headers.multi_items() if item[0] != "date"]
-    if boundary is not None:
-        body = body.replace(boundary[1].encode(), b"-")
-        headers = [(name, value.replace(boundary[1], "-")) for name, value in headers]
-    return headers, body
+def comparable(client: httpx.Client, method: str, address: str, wanted: str | None) -> tuple[object, ...]:
+    """What must be the same: status, all headers but the date, and body, but for a multipart's random boundaries."""
+    body = b""
+    with client.stream(method, address, headers={} if wanted is None else {"Range": wanted}) as response:
+        try:
+            for chunk in response.iter_raw():
+                body += chunk
+        except httpx.RemoteProtocolError:
+            body += b"cut short"  # Starlette 0.47 declares a longer multipart than it sends
+    boundary = re.compile(r"\b[0-9a-f]{26}\b")
+    headers = [(name, boundary.sub("-", value)) for name, value in response.headers.multi_items() if name != "date"]
+    return response.status_code, headers, boundary.sub("-", body.decode("latin-1"))
 
 
 class TestNames:
@@ -370,11 +370,9 @@ class TestNoOffer:
     @pytest.mark.parametrize("server", ["silent", "direct"])
     def test_same_as_without(self, site: Site, server: str, path: str, method: str, wanted: str | None) -> None:
         """Every response is the same as without the middleware, header for header."""
-        headers = {} if wanted is None else {"Range": wanted}
-        got = getattr(site, server).request(method, f"/mapping/{path}", headers=headers)
-        expected = getattr(site, server).request(method, f"/plain/{path}", headers=headers)
-        assert got.status_code == expected.status_code
-        assert comparable(got) == comparable(expected)
+        client = getattr(site, server)
+        expected = comparable(client, method, f"/plain/{path}", wanted)
+        assert comparable(client, method, f"/mapping/{path}", wanted) == expected
 
     @pytest.mark.parametrize("server", ["silent", "direct"])
     def test_redirect_becomes_the_file(self, site: Site, server: str) -> None:
