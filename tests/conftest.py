@@ -26,13 +26,18 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-@pytest.fixture(scope="session")
-def site(folder: Path) -> Iterator[Site]:
-    """A real nginx in front of a real uvicorn that runs `tests/app.py`."""
+def need_nginx() -> None:
+    """Skip a test where there is no nginx; in CI, fail it."""
     if nginx_binary() is None:
         message = "there is no nginx: apt-get install nginx-light (Debian), brew install nginx (macOS)"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def site(folder: Path) -> Iterator[Site]:
+    """A real nginx in front of a real uvicorn that runs `tests/apps.py`."""
+    need_nginx()
     with Site(folder) as running:
         yield running

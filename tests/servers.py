@@ -197,8 +197,8 @@ class Site:
         (self.vault / "secret.txt").write_text("not for clients")
         with contextlib.ExitStack() as stack:
             self.storage = stack.enter_context(Storage())
-            self.app = stack.enter_context(uvicorn(self.folder, "app:site", "app", FILES=str(self.files)))
-            stack.enter_context(granian(self.folder, "app:site", "granian", FILES=str(self.files)))
+            self.app = stack.enter_context(uvicorn(self.folder, "apps:site", "app", FILES=str(self.files)))
+            stack.enter_context(granian(self.folder, "apps:site", "granian", FILES=str(self.files)))
             http = HTTP.replace("$folder", str(self.folder)).replace("$storage", str(self.storage.port))
             self.nginx = Nginx(self.folder, http, self.folder / "offers.sock")
             stack.enter_context(self.nginx)

@@ -1,0 +1,51 @@
+# `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint unit lowest package bench nginx clean
+
+PYTHON ?= python3
+PORT ?= 8080
+BIN := .venv/bin
+
+help:
+	@echo "make demo    the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
+	@echo "make test    everything that CI runs"
+	@echo "make bench   what the middleware costs a response that is no file"
+
+demo: nginx .venv/.installed
+	@PORT=$(PORT) $(BIN)/python examples/fastapi_app/demo.py
+
+test: lint unit lowest package
+
+# The tests' own dependencies hold the example's, so one environment serves both.
+.venv/.installed: pyproject.toml tools/make_venv
+	tools/make_venv $(PYTHON) .venv --editable . --group dev
+	@touch $@
+
+# The lowest Starlette that pyproject.toml allows, and the lowest FastAPI that takes it.
+.venv-lowest/.installed: pyproject.toml tools/make_venv
+	tools/make_venv $(PYTHON) .venv-lowest --editable . --group test starlette==0.47.0 fastapi==0.116.1
+	@touch $@
+
+nginx:
+	@tools/install_nginx
+
+lint: .venv/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+unit: nginx .venv/.installed
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage report
+
+lowest: nginx .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest --quiet
+
+package: .venv/.installed
+	$(BIN)/python tools/check_package.py
+
+bench: .venv/.installed
+	$(BIN)/python benchmarks/overhead.py
+
+clean:
+	rm -rf .venv .venv-lowest dist .coverage .mypy_cache .pytest_cache .ruff_cache

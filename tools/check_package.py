@@ -1,0 +1,62 @@
+"""Build the wheel and the sdist, and check that they hold what they should and work in an empty environment.
+
+Run by `make package`.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asgi_accel").glob("*.py")} | {"asgi_accel/py.typed"}
+IN_SDIST = {"LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"}
+USE = """
+import asgi_accel
+response = asgi_accel.AccelRedirectResponse("/download/100%.txt", filename="a.txt")
+assert response.headers["x-accel-redirect"] == "/download/100%25.txt"
+asgi_accel.AccelMiddleware(response, asgi_accel.PathMap({"/mnt/storage": "/download"}))
+print("installed in an empty environment:", asgi_accel.__file__)
+"""
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True)
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        build(Path(folder))
+
+
+def build(folder: Path) -> None:
+    run(sys.executable, "-m", "build", "--quiet", "--outdir", folder, ROOT)
+    (wheel,) = folder.glob("*.whl")
+    (sdist,) = folder.glob("*.tar.gz")
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert held == MODULES, held ^ MODULES
+        (license_file,) = (name for name in archive.namelist() if name.endswith("licenses/LICENSE"))
+        (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+        needs = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
+        assert needs == ["Requires-Dist: starlette>=0.47.0"], needs
+        assert b"BSD 3-Clause" in archive.read(license_file)
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+        assert names >= MODULES | IN_SDIST, (MODULES | IN_SDIST) - names
+        assert any(name.startswith("tests/") for name in names)
+        assert any(name.startswith("examples/fastapi_app/") for name in names)
+    run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
+    venv.create(folder / "empty", with_pip=True)
+    python = folder / "empty" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    run(python, "-I", "-W", "error", "-c", USE)
+
+
+if __name__ == "__main__":
+    main()
