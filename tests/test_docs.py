@@ -1,0 +1,163 @@
+"""The documents say what is so: their code runs, their links lead somewhere, their tables are those of the code."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import need_nginx
+from servers import Nginx, client, uvicorn
+from test_nginx import sent_by_nginx
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+LANGUAGES = {"nginx", "python", "sh", "text"}
+
+
+def blocks(document: str, language: str) -> list[str]:
+    """The fenced blocks of one language in a document."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
+    assert {kind for kind, _ in found} <= LANGUAGES, "a block of a kind that nobody tests"
+    return [text for kind, text in found if kind == language]
+
+
+@pytest.fixture(scope="module")
+def storage(folder: Path) -> Path:
+    """What the README calls /mnt/storage."""
+    path = folder / "docs" / "storage"
+    for name in ("reports/7.pdf", "invoices/7.pdf", "videos/7.mp4", "manual.pdf", "a.pdf"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(f"content of {name}".encode())
+    return path
+
+
+@pytest.fixture(scope="module")
+def readme_app(folder: Path, storage: Path) -> Iterator[httpx.Client]:
+    """All Python blocks of the README, one after another, as one app under uvicorn."""
+    code = "\n\n".join(blocks("README.md", "python")).replace("/mnt/storage", str(storage))
+    (folder / "docs" / "readme_app.py").write_text(code)
+    path = os.pathsep.join([str(folder / "docs"), str(ROOT)])
+    with uvicorn(folder, "readme_app:app", "readme", PYTHONPATH=path), client(folder / "readme.sock") as direct:
+        yield direct
+
+
+@pytest.fixture(scope="module")
+def readme_site(folder: Path, storage: Path, readme_app: httpx.Client) -> Iterator[httpx.Client]:
+    """That app behind nginx with the README's first block as its configuration."""
+    need_nginx()
+    location = blocks("README.md", "nginx")[0]
+    location = location.replace("/mnt/storage", str(storage))
+    location = location.replace("http://127.0.0.1:8000", f"http://unix:{folder}/readme.sock:")
+    listens_on = folder / "docs.sock"
+    with (
+        Nginx(folder, f"server {{ listen unix:{listens_on};\n{location}\n}}", listens_on),
+        client(listens_on) as proxied,
+    ):
+        yield proxied
+
+
+class TestReadme:
+    """The README's app and its nginx configuration."""
+
+    @pytest.mark.parametrize(
+        ("url", "name"),
+        [
+            ("/reports/7", "reports/7.pdf"),
+            ("/invoices/7", "invoices/7.pdf"),
+            ("/videos/7", "videos/7.mp4"),
+            ("/manual", "manual.pdf"),
+            ("/old/a.pdf", "a.pdf"),
+            ("/older/a.pdf", "a.pdf"),
+        ],
+    )
+    def test_files(self, readme_site: httpx.Client, readme_app: httpx.Client, url: str, name: str) -> None:
+        """Each route gives the file, from nginx and without it."""
+        for site in (readme_site, readme_app):
+            response = site.get(url, headers={"Cookie": "who=me"})
+            assert response.status_code == 200
+            assert response.text == f"content of {name}"
+            assert not [header for header in response.headers if header.startswith("x-accel")]
+            assert sent_by_nginx(response) == (site is readme_site)
+
+    def test_refusal(self, readme_site: httpx.Client) -> None:
+        """The app decides."""
+        assert readme_site.get("/reports/7").status_code == 403
+        assert readme_site.get("/download/reports/7.pdf").status_code == 404
+
+    def test_object_storage(self, readme_app: httpx.Client) -> None:
+        """The redirect to object storage carries the signature."""
+        target = readme_app.get("/archive/a b.zip").headers["x-accel-redirect"]
+        assert re.fullmatch(r"/bucket/a%20b\.zip\?expires=\d+&signature=[0-9a-f]{64}", target)
+
+    def test_every_nginx_block(self, folder: Path) -> None:
+        """nginx takes each block as it stands."""
+        need_nginx()
+        found = blocks("README.md", "nginx")
+        assert len(found) == 3
+        for number, block in enumerate(found):
+            listens_on = folder / f"block{number}.sock"
+            with Nginx(folder, f"server {{ listen unix:{listens_on};\n{block}\n}}", listens_on):
+                continue
+
+    def test_two_sentences_and_code_first(self) -> None:
+        """Code comes before the first scroll."""
+        text = (ROOT / "README.md").read_text().splitlines()
+        assert text.index("```nginx") < 10
+        assert text.index("```python") < 30
+        assert text.index("make demo    # the example behind nginx, on http://127.0.0.1:8080") < 55
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+class TestDocuments:
+    """All documents."""
+
+    def test_commands(self, document: str) -> None:
+        """Each command is one that there is."""
+        for line in "".join(blocks(document, "sh")).splitlines():
+            command = line.partition("#")[0].split()
+            if command[:1] == ["make"]:
+                subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+            else:
+                assert command == ["pip", "install", "asgi-accel"]
+
+    def test_links(self, document: str) -> None:
+        """Links within the project lead to a file, and to a heading of it."""
+        for target in re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text()):
+            if target.startswith("https://"):
+                continue
+            name, _, heading = target.partition("#")
+            text = (ROOT / (name or document)).read_text()
+            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+            assert not heading or heading in [
+                re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in headings
+            ]
+
+    def test_targets_named_in_tables(self, document: str) -> None:
+        """Every `make` target that a document names exists."""
+        for target in set(re.findall(r"`make (\w+)`", (ROOT / document).read_text())):
+            subprocess.run(["make", target, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_lowest_versions_are_told_alike() -> None:
+    """The README, the Makefile and pyproject.toml name the same lowest versions."""
+    needs = re.search(r'dependencies = \["starlette>=([\d.]+)"\]', (ROOT / "pyproject.toml").read_text())
+    assert needs is not None
+    makefile = (ROOT / "Makefile").read_text()
+    assert f"starlette=={needs[1]} " in makefile
+    fastapi = re.search(r"fastapi==([\d.]+)", makefile)
+    assert fastapi is not None
+    readme = (ROOT / "README.md").read_text()
+    assert f"Starlette {needs[1].removesuffix('.0')} or newer (FastAPI {fastapi[1]} or newer)" in readme
+
+
+def test_security_names_the_vulnerabilities() -> None:
+    """SECURITY.md lists each, and each has a test that names it."""
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py") if path != Path(__file__))
+    for name in ("CVE-2025-61780", "CVE-2026-34830", "CVE-2026-7381", "CVE-2025-27111"):
+        assert name in (ROOT / "SECURITY.md").read_text()
+        assert name in tests
