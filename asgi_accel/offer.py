@@ -12,10 +12,12 @@ from starlette.types import Scope
 from asgi_accel.mapping import PathMap
 
 logger = logging.getLogger("asgi_accel")
+_is_logged = logger.isEnabledFor
 
 MAPPING = b"x-accel-mapping"
 SECRET = b"x-accel-secret"
 SENDFILE_TYPE = b"x-sendfile-type"
+PROXIED = frozenset((b"x-forwarded-for", b"forwarded", b"via"))  # what a request has that came through a proxy
 LONGEST = 8192  # bytes of a mapping header, as many as nginx takes in one line (large_client_header_buffers)
 
 
@@ -51,23 +53,25 @@ class Offer:
         # What a header means is worked out once for each value. A client that sends many values pushes others out of
         # the cache, but cannot make it grow.
         self._read = lru_cache(maxsize=16)(self._read_mapping)
-        self._warned = False
-        self._settled = False  # no secret to hide, nothing left to warn of
+        # The headers that make a request worth a look: those of any proxy, too, until the warning is given.
+        self._needed = frozenset((MAPPING,) if secret is None else (MAPPING, SECRET))
+        self._watched = self._needed | PROXIED
 
     def of(self, scope: Scope) -> tuple[PathMap, dict[bytes, bytes]] | None:
         """What the proxy offers to send, with the request's headers by name, or None where it offers nothing.
 
         Takes the secret out of what the app sees.
         """
-        if self.always:
-            return self.mapping, dict(scope["headers"])
+        watched = self._watched
         for name, _ in scope["headers"]:
-            if name == MAPPING:
+            if name in watched:
                 break
         else:
-            # Most requests of an app without files end here, so nothing more is done for them than must be.
-            if self._settled and not logger.isEnabledFor(logging.DEBUG):
+            # Most requests end here, so nothing more is done for them than must be (benchmarks/overhead.py).
+            if not (self.always or _is_logged(logging.DEBUG)):
                 return None
+        if self.always:
+            return self.mapping, dict(scope["headers"])
         headers = dict(scope["headers"])
         offered = self._examine(headers, scope["headers"])
         if SECRET in headers and self.secret is not None:
@@ -75,8 +79,10 @@ class Offer:
         if not isinstance(offered, str):
             return offered, headers
         logger.debug("nothing is offered to send %.200r: %s", scope["path"], offered)
-        if not self._warned:
-            self._warn_of_proxy(headers, offered)
+        proxied = self._watched & PROXIED & headers.keys()
+        if proxied:
+            self._watched = self._needed
+            self._warn_of_proxy(min(proxied), offered)
         return None
 
     def _examine(self, headers: dict[bytes, bytes], listed: list[tuple[bytes, bytes]]) -> PathMap | str:
@@ -106,17 +112,12 @@ class Offer:
             offered &= self.mapping
         return offered or f"its X-Accel-Mapping header, {value[:200]!r}, has no pair that counts here"
 
-    def _warn_of_proxy(self, headers: dict[bytes, bytes], reason: str) -> None:
-        for name in (b"x-forwarded-for", b"forwarded", b"via"):
-            if name in headers:
-                self._warned = True
-                self._settled = self.secret is None
-                logger.warning(
-                    "a request came through a proxy (it has %s), but the app serves its files itself: %s. "
-                    "If that proxy is to send them, its location needs: proxy_set_header X-Accel-Mapping %.1000r;%s",
-                    name.decode(),
-                    reason,
-                    str(self.mapping) or "/the/directory/=/prefix/",
-                    "" if self.secret is None else " proxy_set_header X-Accel-Secret '...';",
-                )
-                return
+    def _warn_of_proxy(self, name: bytes, reason: str) -> None:
+        logger.warning(
+            "a request came through a proxy (it has %s), but the app serves its files itself: %s. "
+            "If that proxy is to send them, its location needs: proxy_set_header X-Accel-Mapping %.1000r;%s",
+            name.decode(),
+            reason,
+            str(self.mapping) or "/the/directory/=/prefix/",
+            "" if self.secret is None else " proxy_set_header X-Accel-Secret '...';",
+        )

@@ -106,6 +106,8 @@ class TestDemo:
             assert response.headers["content-type"] == kind
             assert not [header for header in response.headers if header.startswith("x-accel")]
             assert ("content-disposition" in response.headers) == (route == "download")
+            head = httpx.head(f"{demo.address}/{route}/{quote(name)}", auth=auth, trust_env=False)
+            assert head.headers["content-length"] == response.headers["content-length"]
             assert demo.get(f"/{route}/{quote(name)}", BOB if auth == ALICE else ALICE).status_code == 404
             assert demo.get(f"/{route}/{quote(name)}", None).status_code == 401
             assert demo.get(f"/{route}/{quote(name)}", (auth[0], "wrong")).status_code == 401
@@ -146,7 +148,7 @@ class TestDemo:
         assert (b"nginx" in answers[0]) == ("There is no nginx" not in demo.said)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("nginx", ["nginx", "/nonexistent"])
 def test_leaves_nothing_behind(folder: Path, number: signal.Signals, nginx: str) -> None:
     """When it ends, no file, no process and no listener is left."""

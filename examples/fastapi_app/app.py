@@ -38,7 +38,7 @@ User = Annotated[str, Depends(signed_in)]
 def own_file(name: str, user: User) -> Path:
     """One of the user's own files. The name is looked up, never joined to a path, so `..` leads nowhere."""
     for path in (FILES / user).iterdir():
-        if path.name == name:
+        if path.name == name and path.is_file():
             return path
     raise HTTPException(404, "You have no such file")
 
@@ -47,12 +47,14 @@ OwnFile = Annotated[Path, Depends(own_file)]
 
 
 @app.get("/files/{name}")
+@app.head("/files/{name}")
 def show(path: OwnFile) -> FileResponse:
     """Shown in the browser: a plain FileResponse, which the middleware hands to nginx."""
     return FileResponse(path, headers={"Cache-Control": "private, max-age=60"})
 
 
 @app.get("/download/{name}")
+@app.head("/download/{name}")
 def download(path: OwnFile) -> AccelRedirectResponse:
     """Saved under its name: a redirect, which the middleware answers itself where there is no nginx."""
     return AccelRedirectResponse(path, mapping=MAPPING, filename=path.name)

@@ -115,12 +115,14 @@ def main() -> int:
         os.environ.get("NGINX", "nginx"), path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
     )
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, lambda *_: stop.set())
 
     with tempfile.TemporaryDirectory(prefix="asgi-accel-demo-") as temporary, contextlib.ExitStack() as stack:
         folder = Path(temporary)
-        uvicorn = [sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "--log-level", "warning", "app:app"]
+        # -B: no __pycache__ stays. The time-out is shorter than the patience of `running`, if a download is under way.
+        uvicorn = [sys.executable, "-B", "-m", "uvicorn", "--app-dir", str(HERE), "--log-level", "warning", "app:app"]
+        uvicorn += ["--timeout-graceful-shutdown", "3"]
         if nginx is None:
             say("There is no nginx here, so the app runs alone and sends its files itself.")
             processes = [stack.enter_context(running(*uvicorn, "--port", str(port)))]
