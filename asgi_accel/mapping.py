@@ -51,7 +51,7 @@ def _read_value(text: str) -> str:
 
 
 def _write_value(text: str) -> str:
-    return text if re.fullmatch(_PLAIN, text) and "\\" not in text else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+    return text if re.fullmatch(_PLAIN, text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
 class PathMap:

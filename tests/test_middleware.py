@@ -165,26 +165,52 @@ class TestFiles:
             try:
                 await FileResponse(file.with_name("none"))(scope, receive, send)
             except RuntimeError:
-                await PlainTextResponse("sorry", 500)(scope, receive, send)
+                await PlainTextResponse("sorry", headers={"ETag": '"own"'})(scope, receive, send)
 
         answer = await ask(AccelMiddleware(app, mapping), offer)
-        assert (answer.status, answer.body) == (500, b"sorry")
+        assert (answer.header(b"etag"), answer.body) == (b'"own"', b"sorry")
 
-    async def test_file_sender_without_ranges(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
-        """A sender of files that knows no ranges gets none, and HEAD without a length is left as it is."""
+    async def test_file_sender_without_ranges(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A sender of files that knows no ranges sends the whole, and its HEAD without a length is left as it is."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             assert scope["extensions"].get(PATHSEND) is not None
-            await send({"type": "http.response.start", "status": 404})
-            if scope["method"] == "HEAD":
-                await send({"type": "http.response.body"})
-            else:
-                await send({"type": PATHSEND, "path": str(file)})
+            await send({"type": "http.response.start", "status": 200})
+            await send({"type": PATHSEND, "path": __file__})
 
         answer = await ask(AccelMiddleware(app, mapping), offer, RANGE)
-        assert (answer.status, answer.header(b"accept-ranges"), answer.body) == (404, None, TEXT)
-        answer = await ask(AccelMiddleware(app, mapping), offer, RANGE, method="HEAD")
+        assert (answer.status, answer.header(b"accept-ranges")) == (200, None)
+        assert answer.body == Path(__file__).read_bytes()
+
+        async def head(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            await send({"type": "http.response.start", "status": 404})
+            await send({"type": "http.response.body"})
+
+        answer = await ask(AccelMiddleware(head, mapping), offer, RANGE, method="HEAD")
         assert answer.messages == [{"type": "http.response.start", "status": 404}, {"type": "http.response.body"}]
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_sender_that_streams_after_all(
+        self, mapping: PathMap, offer: tuple[bytes, bytes], method: str
+    ) -> None:
+        """One that asks for pathsend, even twice, and then sends the body itself, is not interfered with."""
+        messages: list[Message] = [
+            {"type": "http.response.start", "status": 200, "headers": [(b"etag", b'"own"')]},
+            {"type": "http.response.body", "body": b"x", "more_body": True},
+            {"type": "http.response.body", "body": b"y", "more_body": True},
+            {"type": "http.response.body"},
+        ]
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            await send(messages[0])
+            assert PATHSEND not in scope["extensions"]  # too late
+            for message in messages[1:]:
+                await send(message)
+                assert PATHSEND not in scope["extensions"]
+
+        assert (await ask(AccelMiddleware(app, mapping), offer, method=method)).messages == messages
 
     async def test_names_in_any_case(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """Header names that an app did not write in lower case are known all the same."""
@@ -234,14 +260,15 @@ class TestRange:
         seen: list[Any] = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            header = scope["headers"][2]
-            seen.append(PATHSEND in scope["extensions"])
-            seen.append((header[0], header[1]))
+            headers = scope["headers"][2:]
+            assert PATHSEND in scope["extensions"]
+            seen.append([(header[0], header[1]) for header in headers])
             await Response("x")(scope, receive, send)
-            seen.append((header[0], header[1]))
+            seen.append([(header[0], header[1]) for header in headers])
 
-        await ask(AccelMiddleware(app, mapping), offer, RANGE)
-        assert seen == [True, (b"", b""), RANGE]
+        sent = [RANGE, (b"if-range", b'"x"')]
+        await ask(AccelMiddleware(app, mapping), offer, *sent)
+        assert seen == [[(b"", b"")] * 2, sent]
 
 
 class TestOthers:
@@ -426,6 +453,7 @@ class TestRedirectsWithoutProxy:
         if wanted == b"bytes=0-1,4-5":
             boundary = answer.body.splitlines()[0]
             assert answer.body.count(boundary) == 3
+            assert b"multipart" not in answer.body  # a part has the type of the file
             assert b"ab" in answer.body
             assert b"ef" in answer.body
         else:
@@ -437,7 +465,7 @@ class TestRedirectsWithoutProxy:
         """Whatever a redirect has of a body, status or header case, the file comes, once."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            headers = [(b"X-Accel-Redirect", b"/files/a.txt?x=1"), (b"Content-Length", b"3")]
+            headers = [(b"X-Accel-Redirect", b"/files/a.txt?x=1"), (b"Content-Length", b"3"), (b"Content-Range", b"x")]
             await send({"type": "http.response.start", "status": 403, "headers": headers})
             await send({"type": "http.response.body", "body": b"no", "more_body": True})
             await send({"type": "http.response.body", "body": b"!"})
@@ -445,6 +473,7 @@ class TestRedirectsWithoutProxy:
         answer = await ask(AccelMiddleware(app, mapping))
         assert (answer.status, answer.body) == (200, TEXT)
         assert answer.header(b"content-length") == b"10"
+        assert answer.header(b"content-range") is None
 
     @pytest.mark.parametrize("name", ["none.txt", "folder", "a.txt/below"])
     async def test_no_such_file(self, file: Path, mapping: PathMap, name: str) -> None:

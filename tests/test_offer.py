@@ -277,7 +277,12 @@ class TestWarning:
         """What a client sends does not break the log's line or fill it (CVE-2025-27111)."""
         caplog.set_level(logging.DEBUG, logger="asgi_accel")
         middleware = AccelMiddleware(FileResponse(file), {"/mnt/storage": "/download"})
-        for value in (b"/x\r\nERROR forged" + b"y" * 5000, b'"\r\n\x1b[31m"=/x', b"/ok=/ok" + b"\n" * 3000):
+        for value in (
+            b"/x\r\nERROR forged" + b"y" * 5000,
+            b'"\r\n\x1b[31m"=/x',
+            b"/ok=/ok" + b"\n" * 3000,
+            b"/ok=/ok" + b" " * 3000,
+        ):
             for headers in ([], [(b"x-sendfile-type", b"a\r\nb" * 999)]):
                 await ask(middleware, (b"x-accel-mapping", value), (b"forwarded", b"for=x"), *headers, path="/\n" * 999)
         assert caplog.records
