@@ -248,6 +248,7 @@ class _Offered:
             await self._leave_to_app(start, names, path, message)
         elif target is None:
             # The HEAD of a file does not tell its path. The ETag of its GET will be nginx's.
+            logger.debug("the HEAD of %.200r is answered without the app's ETag", self._scope["path"])
             await self._send({**start, "headers": [header for header in headers if header[0] != b"etag"]})
             await self._send(message)
         else:
