@@ -83,6 +83,8 @@ class AccelRedirectResponse(Response):
         if filename is not None:
             self.headers.setdefault("content-disposition", content_disposition(filename, content_disposition_type))
         if buffering is not None:
+            if not isinstance(buffering, bool):
+                raise ValueError(f"buffering={buffering!r}: give True or False")
             self.headers["x-accel-buffering"] = "yes" if buffering else "no"
         if limit_rate is not None:
             self.headers["x-accel-limit-rate"] = _number("limit_rate", limit_rate, "bytes per second")
@@ -95,6 +97,8 @@ class AccelRedirectResponse(Response):
 def _target(path: str, mapping: PathMap | None, query: str | Mapping[str, Any] | None) -> str:
     """The value of `X-Accel-Redirect`."""
     if mapping is not None:
+        if not isinstance(mapping, PathMap):
+            raise ValueError(f"mapping={mapping!r}: give a PathMap, made once and not for each response")
         uri = mapping.uri(path)
         if uri is None:
             raise ValueError(f"{path!r} is not covered by {mapping!r}; give a file in one of its directories")
@@ -107,7 +111,10 @@ def _target(path: str, mapping: PathMap | None, query: str | Mapping[str, Any] |
             )
         return path
     else:
-        raw = os.fsencode(path)
+        try:
+            raw = os.fsencode(path)
+        except UnicodeEncodeError as exc:
+            raise ValueError(f"{path!r} is no text that can be encoded: {exc}") from exc
         if not raw.startswith(b"/") or is_unsafe(raw):
             raise ValueError(
                 f"{path!r}: nginx takes a path that starts with '/' (or '@' for a named location), with no '..' "
@@ -123,7 +130,7 @@ def _target(path: str, mapping: PathMap | None, query: str | Mapping[str, Any] |
     return f"{uri}?{query}"
 
 
-def content_disposition(filename: str, disposition: str = "attachment") -> str:
+def content_disposition(filename: str, disposition: str) -> str:
     """The value of `Content-Disposition` (RFC 6266) that gives a file its name.
 
     An ASCII ``filename=`` for old clients, and ``filename*=`` (RFC 8187) where it differs. What could end the quoted

@@ -55,6 +55,11 @@ class TestUri:
         assert mapping.uri("/mnt/storage/a/b.txt") == "/download/a/b.txt"
         assert mapping.path("/download/a/b.txt") == "/mnt/storage/a/b.txt"
 
+    def test_only_slashes_are_trimmed(self) -> None:
+        """A slash at the end is all that is taken off either side."""
+        assert PathMap({"/mnt/boX": "/dX"}).uri("/mnt/boX/f") == "/dX/f"
+        assert PathMap({"/mnt/box ": "/d ."}).uri("/mnt/box /f") == "/d%20./f"
+
     @pytest.mark.parametrize(
         "path",
         [
@@ -131,6 +136,7 @@ class TestUri:
         assert mapping.uri("../a.txt") is None
         folder.rmdir()
         assert mapping.uri("a.txt") is None
+        assert mapping.uri(tmp_path / "a.txt") == "/x/a.txt"  # an absolute one needs no working directory
 
     def test_doubled_slash_within(self) -> None:
         """What a careless join makes of a file's path still leads to the file, and back."""
@@ -180,6 +186,12 @@ class TestPath:
         """What nginx refuses, or what is outside, is no file."""
         assert STORAGE.path(uri) is None
 
+    def test_relative_uri_at_the_root(self) -> None:
+        """A relative URI is no file, even where the whole site is the internal location."""
+        mapping = PathMap({"/srv": "/"})
+        assert mapping.path("x") is None
+        assert mapping.path("x/y") is None
+
     def test_query_is_no_name(self) -> None:
         """What follows `?` is the query, as in nginx."""
         assert STORAGE.path("/download/a?b=../c&d=%zz") == "/mnt/storage/a"
@@ -204,7 +216,9 @@ class TestText:
             (" /mnt/a = /a\t,\t/mnt/b=/b ", {"/mnt/a": "/a", "/mnt/b": "/b"}),
             ('"/mnt/a,b/"=/x/', {"/mnt/a,b": "/x"}),
             ('"/mnt/a=b/"="/x y/"', {"/mnt/a=b": "/x y"}),
+            ('"/mnt/a=b"="/x y"', {"/mnt/a=b": "/x y"}),
             (r'"/mnt/\"a\\b\c/"=/x', {'/mnt/"a\\bc': "/x"}),
+            ('"/new\\\nline"=/x', {"/new\nline": "/x"}),
             ("/mnt/ä/=/ä/", {"/mnt/ä": "/ä"}),
             ("/mnt/a\\b=/x", {"/mnt/a\\b": "/x"}),
             ("/=/", {"/": "/"}),
@@ -219,6 +233,7 @@ class TestText:
     @pytest.mark.parametrize(
         "text",
         [
+            "X",
             "/a",
             "/a=",
             "=/a",
@@ -310,6 +325,25 @@ class TestMistakes:
         with pytest.raises(ValueError, match=words):
             PathMap(pairs)
 
+    @pytest.mark.parametrize(
+        ("directory", "prefix", "remedy"),
+        [
+            ("data", "/x", "give it from the root, as in '/mnt/storage'"),
+            ("/a/../b", "/x", "give the path that it stands for"),
+            ("/a", "x", "starts with one '/', as in '/download'"),
+            ("/a", "/x?y", "give a plain path"),
+            ("/taken/", "/x", "leave one of the two"),
+        ],
+    )
+    def test_pair_and_remedy(self, directory: str, prefix: str, remedy: str) -> None:
+        """Among good pairs, the message shows the bad one alone and ends with what to do."""
+        with pytest.raises(ValueError, match="not a pair of a directory") as info:
+            PathMap([("/taken", "/good"), (directory, prefix)])
+        message = str(info.value)
+        assert message.startswith(f"{directory!r}={prefix!r} ")
+        assert message.endswith(remedy)
+        assert "/good" not in message
+
     def test_dots_within_names_are_fine(self) -> None:
         """Only a whole component of `..` is refused."""
         assert PathMap({"/a..b/..c": "/d..e"}).uri("/a..b/..c/x") == "/d..e/x"
@@ -328,6 +362,14 @@ class TestMistakes:
         monkeypatch.setattr(os.path, "isabs", lambda path: True)  # as Windows says of C:\data
         assert PathMap({"C:\\data": "/x"}).uri("C:\\data\\a.txt") is None
 
+    def test_production_map_on_windows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A map for production loads on Windows, whose `isabs` wants a drive, and covers nothing of that machine."""
+        monkeypatch.setattr(os.path, "isabs", lambda path: False)  # as Windows says of /mnt/a
+        monkeypatch.setattr(os, "getcwdb", lambda: b"C:\\project")
+        mapping = PathMap({"/": "/x", "/mnt/a": "/a"})
+        assert mapping.uri("a.txt") is None
+        assert mapping.uri("C:\\project\\a.txt") is None
+
 
 class TestMap:
     """A PathMap is a value."""
@@ -343,6 +385,7 @@ class TestMap:
     def test_empty(self) -> None:
         """An empty map covers nothing."""
         assert not PathMap()
+        assert PathMap({"/a": "/x"})
         assert len(PathMap({})) == 0
         assert str(PathMap([])) == ""
         assert PathMap().uri("/a") is None
