@@ -78,6 +78,7 @@ class Process:
 def uvicorn(folder: Path, app: str, name: str, **environment: str) -> Process:
     listens_on = folder / f"{name}.sock"
     command = [sys.executable, "-m", "uvicorn", app, "--uds", str(listens_on), "--log-level", "warning"]
+    command += ["--timeout-keep-alive", "75"]  # longer than nginx keeps one idle, or it closes under nginx's hands
     return Process(command, listens_on, folder / f"{name}.log", **environment)
 
 

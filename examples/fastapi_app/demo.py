@@ -122,7 +122,7 @@ def main() -> int:
         folder = Path(temporary)
         # -B: no __pycache__ stays. The time-out is shorter than the patience of `running`, if a download is under way.
         uvicorn = [sys.executable, "-B", "-m", "uvicorn", "--app-dir", str(HERE), "--log-level", "warning", "app:app"]
-        uvicorn += ["--timeout-graceful-shutdown", "3"]
+        uvicorn += ["--timeout-graceful-shutdown", "3", "--timeout-keep-alive", "75"]
         if nginx is None:
             say("There is no nginx here, so the app runs alone and sends its files itself.")
             processes = [stack.enter_context(running(*uvicorn, "--port", str(port)))]
