@@ -75,16 +75,27 @@ class Process:
             self.socket.unlink()
 
 
-def uvicorn(folder: Path, app: str, name: str, **environment: str) -> Process:
+# Longer than nginx keeps an idle connection, or it closes one that nginx is about to use.
+KEEP_ALIVE = "75"
+
+
+def uvicorn(folder: Path, app: str, name: str, *options: str, **environment: str) -> Process:
     listens_on = folder / f"{name}.sock"
     command = [sys.executable, "-m", "uvicorn", app, "--uds", str(listens_on), "--log-level", "warning"]
-    command += ["--timeout-keep-alive", "75"]  # longer than nginx keeps one idle, or it closes under nginx's hands
-    return Process(command, listens_on, folder / f"{name}.log", **environment)
+    return Process(
+        [*command, "--timeout-keep-alive", KEEP_ALIVE, *options], listens_on, folder / f"{name}.log", **environment
+    )
 
 
 def granian(folder: Path, app: str, name: str, **environment: str) -> Process:
     listens_on = folder / f"{name}.sock"
     command = [sys.executable, "-m", "granian", "--interface", "asgi", "--uds", str(listens_on), app]
+    return Process(command, listens_on, folder / f"{name}.log", **environment)
+
+
+def hypercorn(folder: Path, app: str, name: str, **environment: str) -> Process:
+    listens_on = folder / f"{name}.sock"
+    command = [sys.executable, "-m", "hypercorn", "--bind", f"unix:{listens_on}", "--keep-alive", KEEP_ALIVE, app]
     return Process(command, listens_on, folder / f"{name}.log", **environment)
 
 

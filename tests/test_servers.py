@@ -1,0 +1,90 @@
+"""The same promises behind nginx for each ASGI server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import need_nginx
+from servers import Nginx, Process, client, granian, hypercorn, uvicorn
+from test_nginx import TEXT, sent_by_nginx, url
+
+SERVERS: dict[str, Callable[[Path, str], Process]] = {
+    "uvicorn-h11": lambda folder, files: uvicorn(folder, "apps:site", "u1", "--http", "h11", FILES=files),
+    "uvicorn-httptools": lambda folder, files: uvicorn(folder, "apps:site", "u2", "--http", "httptools", FILES=files),
+    "hypercorn": lambda folder, files: hypercorn(folder, "apps:site", "hy", FILES=files),
+    "granian": lambda folder, files: granian(folder, "apps:site", "gr", FILES=files),
+}
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def pair(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[httpx.Client, httpx.Client]]:
+    """A client of nginx, which offers, and one of the server itself."""
+    need_nginx()
+    files = folder / "servers"
+    files.mkdir(exist_ok=True)
+    (files / "a.txt").write_bytes(TEXT)
+    (files / "100% ü.txt").write_bytes(b"named")
+    with SERVERS[request.param](folder, str(files)) as server:
+        listens_on = folder / f"for-{server.socket.name}"
+        http = f"""
+            upstream app {{ server unix:{server.socket}; keepalive 2; }}
+            server {{
+                listen unix:{listens_on};
+                location / {{
+                    proxy_pass http://app;
+                    proxy_http_version 1.1;
+                    proxy_set_header Connection "";
+                    proxy_set_header Host $host;
+                    proxy_set_header X-Accel-Mapping "{files}/=/download/";
+                }}
+                location /download/ {{ internal; alias {files}/; }}
+            }}"""
+        with Nginx(folder, http, listens_on), client(listens_on) as proxied, client(server.socket) as direct:
+            yield proxied, direct
+
+
+class TestServer:
+    """What each server does with what the middleware sends."""
+
+    def test_file(self, pair: tuple[httpx.Client, httpx.Client]) -> None:
+        """A file and its ranges come from nginx, again and again on one connection."""
+        proxied, _ = pair
+        for _ in range(20):
+            for route in ("file", "redirect"):
+                response = proxied.get(url("mapping", route, b"a.txt"))
+                assert response.content == TEXT
+                assert sent_by_nginx(response)
+                response = proxied.get(url("mapping", route, b"a.txt"), headers={"Range": "bytes=3-6"})
+                assert (response.status_code, response.content) == (206, TEXT[3:7])
+                assert proxied.get(url("mapping", route, "100% ü.txt".encode())).text == "named"
+
+    def test_left_to_the_app(self, pair: tuple[httpx.Client, httpx.Client]) -> None:
+        """What is left to the app comes whole, by the server's own pathsend where it has one."""
+        proxied, _ = pair
+        response = proxied.get(url("mapping", "404", b"a.txt"))
+        assert (response.status_code, response.content) == (404, TEXT)
+        assert not sent_by_nginx(response)
+        response = proxied.get(url("mapping", "file", bytes(Path(__file__))), headers={"Range": "bytes=0-9"})
+        assert (response.status_code, response.content) == (206, Path(__file__).read_bytes()[:10])
+
+    def test_without_a_proxy(self, pair: tuple[httpx.Client, httpx.Client]) -> None:
+        """A direct hit gets the file from the app, redirect or not."""
+        _, direct = pair
+        for route in ("file", "redirect"):
+            response = direct.get(url("mapping", route, b"a.txt"))
+            assert response.content == TEXT
+            assert not sent_by_nginx(response)
+            response = direct.get(url("mapping", route, b"a.txt"), headers={"Range": "bytes=3-6"})
+            assert (response.status_code, response.content) == (206, TEXT[3:7])
+            assert direct.head(url("mapping", route, b"a.txt")).headers["content-length"] == "1000"
+
+    def test_others(self, pair: tuple[httpx.Client, httpx.Client]) -> None:
+        """An event stream starts at once, and a ranged endpoint sees its range."""
+        proxied, _ = pair
+        with proxied.stream("GET", "/mapping/events") as response:
+            assert response.headers["content-type"].startswith("text/event-stream")
+        response = proxied.get("/mapping/ranged", headers={"Range": "bytes=2-4"})
+        assert (response.status_code, response.content) == (206, b"234")
