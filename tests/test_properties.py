@@ -25,6 +25,8 @@ from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 settings.register_profile("here", deadline=None, derandomize=os.environ.get("CI") == "true")
 settings.load_profile("here")
 
+CONTROL = {*range(32), 127}
+
 # What a file system takes as a name: any bytes but a slash and NUL, up to 255 of them.
 names = (
     st.binary(min_size=1, max_size=255)
@@ -177,7 +179,8 @@ class TestNginx:
         st.lists(
             st.tuples(
                 st.sampled_from(["X-Accel-Mapping", "X-Accel-Secret", "X-Sendfile-Type", "Range", "If-Range"]),
-                st.binary(max_size=60).filter(lambda value: not set(value) & set(b"\0\r\n") and value == value.strip()),
+                # uvicorn refuses control characters, and httpx blanks at the ends
+                st.binary(max_size=60).filter(lambda value: not CONTROL & set(value) and value == value.strip()),
             ),
             max_size=4,
             unique_by=lambda header: header[0],  # nginx itself answers 400 to some that come twice
