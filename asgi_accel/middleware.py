@@ -67,7 +67,7 @@ class AccelMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "websocket":
-                self._offer.of(scope)  # for the secret, which the app must not see
+                self._offer.hide_secret(scope)
             return await self.app(scope, receive, send)
         offered = self._offer.of(scope)
         if offered is not None:

@@ -74,8 +74,7 @@ class Offer:
             return self.mapping, dict(scope["headers"])
         headers = dict(scope["headers"])
         offered = self._examine(headers, scope["headers"])
-        if SECRET in headers and self.secret is not None:
-            scope["headers"] = [header for header in scope["headers"] if header[0] != SECRET]
+        self.hide_secret(scope)
         if not isinstance(offered, str):
             return offered, headers
         logger.debug("nothing is offered to send %.200r: %s", scope["path"], offered)
@@ -84,6 +83,11 @@ class Offer:
             self._watched = self._needed
             self._warn_of_proxy(min(proxied), offered)
         return None
+
+    def hide_secret(self, scope: Scope) -> None:
+        """Take the secret, right or wrong, out of what the app sees."""
+        if self.secret is not None:
+            scope["headers"] = [header for header in scope["headers"] if header[0] != SECRET]
 
     def _examine(self, headers: dict[bytes, bytes], listed: list[tuple[bytes, bytes]]) -> PathMap | str:
         """The map that a request's headers offer, or the reason why they offer nothing."""

@@ -263,6 +263,17 @@ class TestWarning:
         await ask(AccelMiddleware(FileResponse(file), {file.parent: "/files"}, always=True), forwarded)
         assert not caplog.records
 
+    @pytest.mark.parametrize("options", [{"mapping": {"/a": "/b"}}, {"secret": SECRET}, {"trust_header": True}])
+    async def test_no_warning_for_websockets(self, options: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+        """A websocket's location needs no offer, and mostly has none."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            return None
+
+        scope = {"type": "websocket", "path": "/", "headers": [(b"x-forwarded-for", b"192.0.2.1"), PASSWORD]}
+        await AccelMiddleware(app, **options)(scope, None, None)  # type: ignore[arg-type]
+        assert not caplog.records
+
     async def test_warning_with_secret(self, file: Path, caplog: pytest.LogCaptureFixture) -> None:
         """Where the secret is asked for, the lines have a place for it, and do not tell it."""
         middleware = AccelMiddleware(FileResponse(file), secret=SECRET)
