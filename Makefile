@@ -48,4 +48,4 @@ bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
 
 clean:
-	rm -rf .venv .venv-lowest dist .coverage .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

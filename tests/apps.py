@@ -8,22 +8,19 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
-from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
-from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
-from starlette.websockets import WebSocket
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
 ALL_METHODS = ["GET", "HEAD", "POST"]
-finished: list[str] = []
 
 
 def given_path(request: Request) -> Path:
@@ -33,7 +30,7 @@ def given_path(request: Request) -> Path:
 
 async def file(request: Request) -> Response:
     headers = {"Cache-Control": "private", "X-Own": "1", "Set-Cookie": "a=1"}
-    return FileResponse(given_path(request), headers=headers, background=BackgroundTask(finished.append, "file"))
+    return FileResponse(given_path(request), headers=headers)
 
 
 async def named_file(request: Request) -> Response:
@@ -109,12 +106,6 @@ async def fail(request: Request) -> Response:
     raise RuntimeError("as intended")
 
 
-async def echo(websocket: WebSocket) -> None:
-    await websocket.accept()
-    await websocket.send_text(await websocket.receive_text())
-    await websocket.close()
-
-
 class PassOn(BaseHTTPMiddleware):
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         response = await call_next(request)
@@ -163,7 +154,6 @@ def build(files: Path, *middleware: Middleware) -> Starlette:
         Route("/text", text),
         Route("/headers", headers),
         Route("/fail", fail),
-        WebSocketRoute("/echo", echo),
         Mount("/static", StaticFiles(directory=files)),
         Mount("/sub", Starlette(routes=[Route("/file", file)])),
         Mount("/api", api),

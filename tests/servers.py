@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -79,24 +78,18 @@ class Process:
 KEEP_ALIVE = "75"
 
 
-def uvicorn(folder: Path, app: str, name: str, *options: str, **environment: str) -> Process:
+def asgi_server(
+    folder: Path, module: str, *options: str, app: str = "apps:site", name: str, **environment: str
+) -> Process:
+    """An ASGI server, by the name of its module; `{socket}` in the options is where it listens."""
     listens_on = folder / f"{name}.sock"
-    command = [sys.executable, "-m", "uvicorn", app, "--uds", str(listens_on), "--log-level", "warning"]
-    return Process(
-        [*command, "--timeout-keep-alive", KEEP_ALIVE, *options], listens_on, folder / f"{name}.log", **environment
-    )
-
-
-def granian(folder: Path, app: str, name: str, **environment: str) -> Process:
-    listens_on = folder / f"{name}.sock"
-    command = [sys.executable, "-m", "granian", "--interface", "asgi", "--uds", str(listens_on), app]
+    command = [sys.executable, "-m", module, app, *(option.format(socket=listens_on) for option in options)]
     return Process(command, listens_on, folder / f"{name}.log", **environment)
 
 
-def hypercorn(folder: Path, app: str, name: str, **environment: str) -> Process:
-    listens_on = folder / f"{name}.sock"
-    command = [sys.executable, "-m", "hypercorn", "--bind", f"unix:{listens_on}", "--keep-alive", KEEP_ALIVE, app]
-    return Process(command, listens_on, folder / f"{name}.log", **environment)
+UVICORN = ("uvicorn", "--uds", "{socket}", "--log-level", "warning", "--timeout-keep-alive", KEEP_ALIVE)
+HYPERCORN = ("hypercorn", "--bind", "unix:{socket}", "--keep-alive", KEEP_ALIVE)
+GRANIAN = ("granian", "--interface", "asgi", "--uds", "{socket}")
 
 
 class Nginx(Process):
@@ -156,6 +149,7 @@ server {
         alias $folder/files/;
         add_header Access-Control-Allow-Origin $upstream_http_access_control_allow_origin;
     }
+    # Makes the character set known, so that X-Accel-Charset can name it anywhere.
     location /koi8/ {
         internal;
         charset koi8-r;
@@ -209,8 +203,8 @@ class Site:
         (self.vault / "secret.txt").write_text("not for clients")
         with contextlib.ExitStack() as stack:
             self.storage = stack.enter_context(Storage())
-            self.app = stack.enter_context(uvicorn(self.folder, "apps:site", "app", FILES=str(self.files)))
-            stack.enter_context(granian(self.folder, "apps:site", "granian", FILES=str(self.files)))
+            self.app = stack.enter_context(asgi_server(self.folder, *UVICORN, name="app", FILES=str(self.files)))
+            stack.enter_context(asgi_server(self.folder, *GRANIAN, name="granian", FILES=str(self.files)))
             http = HTTP.replace("$folder", str(self.folder)).replace("$storage", str(self.storage.port))
             self.nginx = Nginx(self.folder, http, self.folder / "offers.sock")
             stack.enter_context(self.nginx)
@@ -220,9 +214,7 @@ class Site:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
     def nginx_errors(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import need_nginx
-from servers import Nginx, client, uvicorn
+from servers import UVICORN, Nginx, asgi_server, client
 from test_nginx import sent_by_nginx
 
 ROOT = Path(__file__).parent.parent
@@ -42,7 +42,10 @@ def readme_app(folder: Path, storage: Path) -> Iterator[httpx.Client]:
     code = "\n\n".join(blocks("README.md", "python")).replace("/mnt/storage", str(storage))
     (folder / "docs" / "readme_app.py").write_text(code)
     path = os.pathsep.join([str(folder / "docs"), str(ROOT)])
-    with uvicorn(folder, "readme_app:app", "readme", PYTHONPATH=path), client(folder / "readme.sock") as direct:
+    with (
+        asgi_server(folder, *UVICORN, app="readme_app:app", name="readme", PYTHONPATH=path),
+        client(folder / "readme.sock") as direct,
+    ):
         yield direct
 
 

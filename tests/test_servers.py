@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from conftest import need_nginx
-from servers import Nginx, Process, client, granian, hypercorn, uvicorn
+from servers import GRANIAN, HYPERCORN, UVICORN, Nginx, asgi_server, client
 from test_nginx import TEXT, sent_by_nginx, url
 
-SERVERS: dict[str, Callable[[Path, str], Process]] = {
-    "uvicorn-h11": lambda folder, files: uvicorn(folder, "apps:site", "u1", "--http", "h11", FILES=files),
-    "uvicorn-httptools": lambda folder, files: uvicorn(folder, "apps:site", "u2", "--http", "httptools", FILES=files),
-    "hypercorn": lambda folder, files: hypercorn(folder, "apps:site", "hy", FILES=files),
-    "granian": lambda folder, files: granian(folder, "apps:site", "gr", FILES=files),
+SERVERS = {
+    "uvicorn-h11": (*UVICORN, "--http", "h11"),
+    "uvicorn-httptools": (*UVICORN, "--http", "httptools"),
+    "hypercorn": HYPERCORN,
+    "granian": GRANIAN,
 }
 
 
@@ -27,7 +27,7 @@ def pair(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[httpx.C
     files.mkdir(exist_ok=True)
     (files / "a.txt").write_bytes(TEXT)
     (files / "100% ü.txt").write_bytes(b"named")
-    with SERVERS[request.param](folder, str(files)) as server:
+    with asgi_server(folder, *SERVERS[request.param], name=f"on-{request.param}", FILES=str(files)) as server:
         listens_on = folder / f"for-{server.socket.name}"
         http = f"""
             upstream app {{ server unix:{server.socket}; keepalive 2; }}
