@@ -3,6 +3,7 @@ where none does."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from collections.abc import Awaitable, Iterator, Sequence
@@ -23,6 +24,8 @@ LONGEST_URI = 2048  # bytes
 # nginx answers 502 where the response's headers don't fit in `proxy_buffer_size`, 4 KiB by default. What the server
 # and nginx's parser need besides the app's own headers is less than the difference.
 LONGEST_HEADERS = 3800
+LONGEST_HOLD = 0.1  # seconds that a redirect waits for the app to finish
+OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # lest a pipe of that name keep everyone waiting
 # nginx sends its own of these, from the file; of `Accept-Ranges` the client would get both.
 FROM_THE_FILE = frozenset((b"content-length", b"etag", b"last-modified", b"accept-ranges", REDIRECT))
 
@@ -77,6 +80,8 @@ class AccelMiddleware:
                 return await self.app(scope, receive, responder.send)
             finally:
                 scope["extensions"] = responder.extensions
+                if responder.held:
+                    await responder.finish()
 
         # A closure, since most requests come by here: it costs less than an object for each (benchmarks/overhead.py).
         def respond(message: Message) -> Awaitable[None]:
@@ -176,12 +181,23 @@ class _Offered:
 
     A file sender asks for pathsend before it looks at the request's ranges and before it starts its response. From then
     on ranges are withheld from it, and its start is held back until what follows tells what it sends.
+
+    The redirect to a file waits for the app to finish, with the file open: what an app does after its response (a
+    background task, the end of a dependency that made a temporary folder) can delete the file before nginx opens it.
+    What is gone by then is sent by the app, from the open file.
     """
+
+    held = False  # whether a redirect waits
 
     _started = False
     _expected = False
-    _start: Message | None = None
+    _start: Message
     _ranges: Sequence[_RangeHeader] = ()
+    _path: str
+    _file: int
+    _redirect: Message
+    _timer: asyncio.Handle
+    _releasing: asyncio.Task[None] | None = None
 
     def __init__(
         self, offered: PathMap, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
@@ -229,7 +245,7 @@ class _Offered:
             self._withhold_ranges(False)
             self._started = True
             self._start = message
-        elif self._start is None:
+        elif not self._started:
             await self._send(message)
         else:
             self._expected = False
@@ -245,7 +261,7 @@ class _Offered:
         target = self._target(start["status"], headers, names, path)
         if isinstance(target, str):
             logger.debug("%.200r is left to the app: %s", path or self._scope["path"], target)
-            await self._leave_to_app(start, names, path, message)
+            await self._leave_to_app(names, path, message)
         elif target is None:
             # The HEAD of a file does not tell its path. The ETag of its GET will be nginx's.
             logger.debug("the HEAD of %.200r is answered without the app's ETag", self._scope["path"])
@@ -255,8 +271,53 @@ class _Offered:
             logger.debug("%.200r is redirected to %.200r", path or self._scope["path"], target)
             headers = [header for header in headers if header[0] not in FROM_THE_FILE]
             headers += ((b"content-length", b"0"), (REDIRECT, target))
-            await self._send({**start, "headers": headers})
-            await self._send({"type": "http.response.body", "body": b""})
+            self._redirect = {**start, "headers": headers}
+            if path is None or REDIRECT in names or not self._hold(path):
+                await self._send_redirect()
+
+    async def _send_redirect(self) -> None:
+        await self._send(self._redirect)
+        await self._send({"type": "http.response.body", "body": b""})
+
+    def _hold(self, path: str) -> bool:
+        """Hold the redirect to a file back until the app is done; say whether there is a way to do that."""
+        try:
+            loop = asyncio.get_running_loop()
+            self._file = os.open(path, OPEN_FLAGS)  # a thread would take ten times as long
+        except (OSError, RuntimeError):  # nginx alone may be allowed to read it; trio has no such loop
+            return False
+        self._path = path
+        self._timer = loop.call_soon(self._wait)  # Most apps finish before that, and a timer costs more.
+        self.held = True
+        return True
+
+    def _wait(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(LONGEST_HOLD, self._wait_no_longer)
+
+    def _wait_no_longer(self) -> None:
+        self._releasing = asyncio.create_task(self._release())
+
+    async def finish(self) -> None:
+        """Send what was held back, now that the app is done, unless it has been sent."""
+        self._timer.cancel()
+        await (self._releasing or self._release())
+
+    async def _release(self) -> None:
+        try:
+            opened = os.fstat(self._file)
+            if not self._is_there(opened):
+                logger.debug("%.200r is gone, now that the app is done: it is sent by the app", self._path)
+                return await self._serve(f"/dev/fd/{self._file}", opened, {})
+        finally:
+            os.close(self._file)
+        await self._send_redirect()
+
+    def _is_there(self, opened: os.stat_result) -> bool:
+        """Whether the path leads to the file that was opened, still."""
+        try:
+            return os.path.samestat(os.stat(self._path), opened)
+        except OSError:
+            return False
 
     def _target(self, status: int, headers: Headers, names: dict[bytes, bytes], path: str | None) -> bytes | str | None:
         """Where to redirect a file, or the reason why not (text), or None where the path is not known."""
@@ -276,17 +337,20 @@ class _Offered:
             return f"its URI, {len(uri)} bytes, or all its headers, {size} bytes, could be too long for nginx"
         return uri.encode("ascii")
 
-    async def _leave_to_app(
-        self, start: Message, names: dict[bytes, bytes], path: str | None, message: Message
-    ) -> None:
+    async def _leave_to_app(self, names: dict[bytes, bytes], path: str | None, message: Message) -> None:
         """Send what the app would have sent without the middleware, ranges included."""
         size = names.get(b"content-length", b"")
-        if path is None and not (self._ranges and b"accept-ranges" in names and size.isdigit()):
-            await self._send(start)
-            return await self._send(message)
-        stat_result = None if path is not None else os.stat_result((stat.S_IFREG, *[0] * 5, int(size), 0, 0, 0))
-        response = FileResponse(path or "", start["status"], media_type="*/*", stat_result=stat_result)
-        response.raw_headers[:] = start.get("headers", ())
+        if path is not None:
+            await self._serve(path, None, self.extensions)
+        elif self._ranges and b"accept-ranges" in names and size.isdigit():
+            await self._serve("", os.stat_result((stat.S_IFREG, *[0] * 5, int(size), 0, 0, 0)), {})
+        else:
+            await self._send(self._start)
+            await self._send(message)
+
+    async def _serve(self, path: str, stat_result: os.stat_result | None, extensions: dict[str, Any]) -> None:
+        response = FileResponse(path, self._start["status"], media_type="*/*", stat_result=stat_result)
+        response.raw_headers[:] = self._start.get("headers", ())
         # A sender of files that knows no ranges sends the whole, so this does, too.
-        self._withhold_ranges(b"accept-ranges" not in names)
-        await response({**self._scope, "extensions": self.extensions}, self._receive, self._send)
+        self._withhold_ranges("accept-ranges" not in response.headers)
+        await response({**self._scope, "extensions": extensions}, self._receive, self._send)

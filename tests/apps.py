@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.applications import Starlette
+from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.middleware.cors import CORSMiddleware
@@ -67,6 +69,36 @@ async def redirect_to(request: Request) -> Response:
 async def redirect_by_hand(request: Request) -> Response:
     headers = {"X-Accel-Redirect": request.query_params["to"], "X-Accel-Buffering": "yes"}
     return Response(b"", int(request.query_params.get("status", "200")), headers=headers)
+
+
+def make_temporary() -> str:
+    file, path = tempfile.mkstemp(dir=FILES)
+    os.write(file, b"temporary ")
+    os.close(file)
+    return path
+
+
+async def unlink(path: str) -> None:
+    os.unlink(path)
+
+
+async def deleted_by_function(request: Request) -> Response:
+    path = make_temporary()
+    return FileResponse(path, background=BackgroundTask(os.unlink, path))
+
+
+async def deleted_by_coroutine(request: Request) -> Response:
+    path = make_temporary()
+    return FileResponse(path, background=BackgroundTask(unlink, path))
+
+
+class DeletedAtTheEnd:
+    """An endpoint that cleans up when its response is done, as a FastAPI dependency with `yield` does."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with tempfile.TemporaryDirectory(dir=FILES) as folder:
+            (Path(folder) / "a.txt").write_bytes(b"temporary ")
+            await FileResponse(Path(folder) / "a.txt")(scope, receive, send)
 
 
 async def ranged(request: Request) -> Response:
@@ -149,6 +181,9 @@ def build(files: Path, *middleware: Middleware) -> Starlette:
         Route("/redirect", redirect, methods=ALL_METHODS),
         Route("/redirect-to", redirect_to),
         Route("/by-hand", redirect_by_hand),
+        Route("/deleted-by-function", deleted_by_function),
+        Route("/deleted-by-coroutine", deleted_by_coroutine),
+        Route("/deleted-at-the-end", DeletedAtTheEnd()),
         Route("/ranged", ranged),
         Route("/events", events),
         Route("/text", text),
