@@ -39,10 +39,12 @@ class AccelRedirectResponse(Response):
         content_disposition_type: ``attachment`` or ``inline``.
         mapping: The `PathMap` that turns `path` into the internal URI.
         query: What follows ``?`` in the internal URI: encoded text, or a mapping to encode.
-        buffering: Whether the proxy buffers what it gets from a further upstream (`X-Accel-Buffering`).
+        buffering: `X-Accel-Buffering`. nginx heeds it for the app's own response, not for what an internal location
+            fetches from elsewhere (see `expires`).
         limit_rate: Bytes per second to the client, 0 for no limit (`X-Accel-Limit-Rate`).
-        expires: How long the proxy's own cache keeps the response: seconds from now, or a moment in time. Not the
-            browser's cache: that is `Cache-Control` (`X-Accel-Expires`).
+        expires: How long a proxy's own cache may keep the response, in seconds from now or as a moment in time; the
+            browser's is `Cache-Control` (`X-Accel-Expires`). nginx never caches a redirect, and what an internal
+            location fetches is kept as that says: the location can read this as ``$upstream_http_x_accel_expires``.
         charset: The character set of the text, one that the proxy's ``charset`` directives know (`X-Accel-Charset`).
 
     Raises:

@@ -21,7 +21,10 @@ DEADLINE = 20  # seconds
 
 
 def nginx_binary() -> str | None:
-    """nginx, which Debian puts where only root's PATH looks."""
+    """nginx: the one that the environment variable NGINX names, or Debian's, where only root's PATH looks."""
+    named = os.environ.get("NGINX")
+    if named is not None:
+        return named
     return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 

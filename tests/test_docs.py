@@ -15,7 +15,7 @@ from servers import UVICORN, Nginx, asgi_server, client
 from test_nginx import sent_by_nginx
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+DOCUMENTS = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
 LANGUAGES = {"nginx", "python", "sh", "text"}
 
 
@@ -97,16 +97,6 @@ class TestReadme:
         target = readme_app.get("/archive/a b.zip").headers["x-accel-redirect"]
         assert re.fullmatch(r"/bucket/a%20b\.zip\?expires=\d+&signature=[0-9a-f]{64}", target)
 
-    def test_every_nginx_block(self, folder: Path) -> None:
-        """nginx takes each block as it stands."""
-        need_nginx()
-        found = blocks("README.md", "nginx")
-        assert len(found) == 3
-        for number, block in enumerate(found):
-            listens_on = folder / f"block{number}.sock"
-            with Nginx(folder, f"server {{ listen unix:{listens_on};\n{block}\n}}", listens_on):
-                continue
-
     def test_two_sentences_and_code_first(self) -> None:
         """Code comes before the first scroll."""
         text = (ROOT / "README.md").read_text().splitlines()
@@ -118,6 +108,20 @@ class TestReadme:
 @pytest.mark.parametrize("document", DOCUMENTS)
 class TestDocuments:
     """All documents."""
+
+    def test_nginx_blocks(self, folder: Path, document: str) -> None:
+        """nginx takes each block as it stands."""
+        found = blocks(document, "nginx")
+        if found:
+            need_nginx()
+        for number, block in enumerate(found):
+            listens_on = folder / f"{Path(document).stem}{number}.sock"
+            http = f"""
+                proxy_cache_path {folder}/objects-{listens_on.stem} keys_zone=objects:1m;
+                upstream storage {{ server 127.0.0.1:9; }}
+                server {{ listen unix:{listens_on};\n{block}\n}}"""
+            with Nginx(folder, http, listens_on):
+                continue
 
     def test_commands(self, document: str) -> None:
         """Each command is one that there is."""
@@ -134,7 +138,7 @@ class TestDocuments:
             if target.startswith("https://"):
                 continue
             name, _, heading = target.partition("#")
-            text = (ROOT / (name or document)).read_text()
+            text = ((ROOT / document).parent / name if name else ROOT / document).read_text()
             headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
             assert not heading or heading in [
                 re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in headings

@@ -49,8 +49,8 @@ def build(folder: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
         assert names >= MODULES | IN_SDIST, (MODULES | IN_SDIST) - names
-        assert any(name.startswith("tests/") for name in names)
-        assert any(name.startswith("examples/fastapi_app/") for name in names)
+        for folder_name in ("tests", "docs", "examples/fastapi_app"):
+            assert any(name.startswith(f"{folder_name}/") for name in names), folder_name
     run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
     venv.create(folder / "empty", with_pip=True)
     python = folder / "empty" / "bin" / "python"
