@@ -26,6 +26,8 @@ LONGEST_URI = 2048  # bytes
 LONGEST_HEADERS = 3800
 LONGEST_HOLD = 0.1  # seconds that a redirect waits for the app to finish
 OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # lest a pipe of that name keep everyone waiting
+# What a file sender heeds on GET and HEAD alone (RFC 9110, sections 13.2.1 and 14.2).
+FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"))
 # nginx sends its own of these, from the file; of `Accept-Ranges` the client would get both.
 FROM_THE_FILE = frozenset((b"content-length", b"etag", b"last-modified", b"accept-ranges", REDIRECT))
 
@@ -203,6 +205,7 @@ class _Offered:
         self, offered: PathMap, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
     ) -> None:
         self._offered = offered
+        self._headers = headers
         self._scope = scope
         self._receive = receive
         self._send = send
@@ -329,6 +332,8 @@ class _Offered:
             return "nginx would drop its Content-Encoding"
         if path is None:
             return None
+        if self._scope["method"] not in ("GET", "HEAD") and not FOR_GET.isdisjoint(self._headers):
+            return "nginx, which redirects every method as GET, would heed its range or condition"
         uri = self._offered.uri(path)
         if uri is None:
             return "no pair that is offered covers it"

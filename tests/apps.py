@@ -15,7 +15,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -130,6 +130,22 @@ async def text(request: Request) -> Response:
     return PlainTextResponse("hello " * 200, headers={"X-Own": "1"})
 
 
+async def stream(request: Request) -> Response:
+    return StreamingResponse(iter([b"one ", b"two"]), headers={"X-Own": "1"})
+
+
+async def moved(request: Request) -> Response:
+    return RedirectResponse("/elsewhere", headers={"X-Own": "1"})
+
+
+async def not_modified(request: Request) -> Response:
+    return Response(status_code=304, headers={"ETag": '"own"', "X-Own": "1"})
+
+
+async def file_with_task(request: Request) -> Response:
+    return FileResponse(given_path(request), background=BackgroundTask(list))
+
+
 async def headers(request: Request) -> Response:
     return PlainTextResponse("\n".join(f"{name}: {value}" for name, value in request.headers.items()))
 
@@ -187,6 +203,10 @@ def build(files: Path, *middleware: Middleware) -> Starlette:
         Route("/ranged", ranged),
         Route("/events", events),
         Route("/text", text),
+        Route("/stream", stream),
+        Route("/moved", moved),
+        Route("/304", not_modified),
+        Route("/file-with-task", file_with_task),
         Route("/headers", headers),
         Route("/fail", fail),
         Mount("/static", StaticFiles(directory=files)),

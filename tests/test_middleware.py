@@ -130,6 +130,17 @@ class TestFiles:
         answer = await ask(AccelMiddleware(make(file), mapping), offer, *wanted, method=method)
         assert (answer.status, answer.headers, answer.body) == (expected.status, expected.headers, expected.body)
 
+    @pytest.mark.parametrize("name", [b"range", b"if-none-match", b"if-modified-since", b"if-match"])
+    async def test_post_with_a_condition(
+        self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes], name: bytes
+    ) -> None:
+        """A range or a condition counts for GET, which nginx would make of any method."""
+        for method, expected in (("GET", True), ("POST", False)):
+            answer = await ask(AccelMiddleware(FileResponse(file), mapping), offer, (name, b"bytes=0-1"), method=method)
+            assert (answer.header(b"x-accel-redirect") is not None) == expected
+            assert answer.body == (b"" if expected else TEXT)
+        assert is_redirect(await ask(AccelMiddleware(FileResponse(file), mapping), offer, method="POST"))
+
     async def test_server_with_pathsend(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """What is left to the app goes to the server by its own pathsend; a range does not."""
         app = AccelMiddleware(FileResponse(file, status_code=404), mapping)
