@@ -153,6 +153,9 @@ class _Extensions(dict[str, Any]):
 
     responder: _Offered
 
+    def __bool__(self) -> bool:
+        return True  # for senders that write `scope.get("extensions") or {}`
+
     def __contains__(self, name: object) -> bool:
         return (name == PATHSEND and self.responder.expect_file()) or super().__contains__(name)
 
