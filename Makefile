@@ -1,15 +1,18 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit lowest package bench nginx clean
+.PHONY: help demo test test-all lint unit lowest package bench nginx clean
 
 PYTHON ?= python3
 PORT ?= 8080
 BIN := .venv/bin
+# The lowest Starlette that pyproject.toml allows, and the lowest FastAPI that takes it.
+LOWEST := starlette==0.47.0 fastapi==0.116.1
 
 help:
-	@echo "make demo    the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
-	@echo "make test    everything that CI runs"
-	@echo "make bench   what the middleware costs a response that is no file"
+	@echo "make demo      the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
+	@echo "make test      everything that CI runs"
+	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
+	@echo "make bench     what the middleware costs a response that is no file"
 
 demo: nginx .venv/.installed
 	@PORT=$(PORT) $(BIN)/python examples/fastapi_app/demo.py
@@ -21,9 +24,8 @@ test: lint unit lowest package
 	tools/make_venv $(PYTHON) .venv --editable . --group dev
 	@touch $@
 
-# The lowest Starlette that pyproject.toml allows, and the lowest FastAPI that takes it.
 .venv-lowest/.installed: pyproject.toml tools/make_venv
-	tools/make_venv $(PYTHON) .venv-lowest --editable . --group test starlette==0.47.0 fastapi==0.116.1
+	tools/make_venv $(PYTHON) .venv-lowest --editable . --group test $(LOWEST)
 	@touch $@
 
 nginx:
@@ -44,8 +46,11 @@ lowest: nginx .venv-lowest/.installed
 package: .venv/.installed
 	$(BIN)/python tools/check_package.py
 
+test-all: nginx .venv/.installed
+	$(BIN)/python tools/test_all.py $(LOWEST)
+
 bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
 
 clean:
-	rm -rf .venv .venv-lowest dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .nginx .venv .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -28,12 +28,22 @@ def nginx_binary() -> str | None:
     return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
-class Process:
-    """A server that listens on a unix socket."""
+Place = Path | int  # a unix socket, or a port of this machine
 
-    def __init__(self, command: Sequence[str], listens_on: Path, log: Path, **environment: str) -> None:
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+class Process:
+    """A server that listens on a unix socket or a port."""
+
+    def __init__(self, command: Sequence[str], listens_on: Place, log: Path, **environment: str) -> None:
         self.command = command
-        self.socket = listens_on
+        self.listens_on = listens_on
         self.log = log
         self.environment = environment
 
@@ -56,9 +66,10 @@ class Process:
         return self
 
     def _answers(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as connection:
+        at_port = isinstance(self.listens_on, int)
+        with socket.socket(socket.AF_INET if at_port else socket.AF_UNIX) as connection:
             try:
-                connection.connect(str(self.socket))
+                connection.connect(("127.0.0.1", self.listens_on) if at_port else str(self.listens_on))
             except OSError:
                 return False
         return True
@@ -73,26 +84,33 @@ class Process:
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
-        with contextlib.suppress(FileNotFoundError):
-            self.socket.unlink()
+        if isinstance(self.listens_on, Path):
+            self.listens_on.unlink(missing_ok=True)
 
 
 # Longer than nginx keeps an idle connection, or it closes one that nginx is about to use.
 KEEP_ALIVE = "75"
 
 
+UVICORN = ("uvicorn", "--log-level", "warning", "--timeout-keep-alive", KEEP_ALIVE)
+HYPERCORN = ("hypercorn", "--keep-alive", KEEP_ALIVE)
+GRANIAN = ("granian", "--interface", "asgi")
+BIND = {
+    "uvicorn": (["--uds", "{}"], ["--port", "{}"]),
+    "hypercorn": (["--bind", "unix:{}"], ["--bind", "127.0.0.1:{}"]),
+    "granian": (["--uds", "{}"], ["--port", "{}"]),
+}
+
+
 def asgi_server(
-    folder: Path, module: str, *options: str, app: str = "apps:site", name: str, **environment: str
+    folder: Path, module: str, *options: str, app: str = "apps:site", name: str, tcp: bool = False, **environment: str
 ) -> Process:
-    """An ASGI server, by the name of its module; `{socket}` in the options is where it listens."""
-    listens_on = folder / f"{name}.sock"
-    command = [sys.executable, "-m", module, app, *(option.format(socket=listens_on) for option in options)]
-    return Process(command, listens_on, folder / f"{name}.log", **environment)
-
-
-UVICORN = ("uvicorn", "--uds", "{socket}", "--log-level", "warning", "--timeout-keep-alive", KEEP_ALIVE)
-HYPERCORN = ("hypercorn", "--bind", "unix:{socket}", "--keep-alive", KEEP_ALIVE)
-GRANIAN = ("granian", "--interface", "asgi", "--uds", "{socket}")
+    """An ASGI server, by the name of its module, on a unix socket or, with `tcp`, a port that is free."""
+    listens_on: Place = free_port() if tcp else folder / f"{name}.sock"
+    bind = [option.format(listens_on) for option in BIND[module][tcp]]
+    return Process(
+        [sys.executable, "-m", module, app, *bind, *options], listens_on, folder / f"{name}.log", **environment
+    )
 
 
 class Nginx(Process):
@@ -229,7 +247,8 @@ class Site:
         )
 
 
-def client(listens_on: Path, **options: Any) -> httpx.Client:
-    transport = httpx.HTTPTransport(uds=str(listens_on))
+def client(listens_on: Place, **options: Any) -> httpx.Client:
+    transport = httpx.HTTPTransport(uds=str(listens_on) if isinstance(listens_on, Path) else None)
+    base_url = "http://localhost" if isinstance(listens_on, Path) else f"http://127.0.0.1:{listens_on}"
     headers = {"accept-encoding": "identity"}
-    return httpx.Client(transport=transport, base_url="http://localhost", headers=headers, trust_env=False, **options)
+    return httpx.Client(transport=transport, base_url=base_url, headers=headers, trust_env=False, **options)

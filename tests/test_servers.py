@@ -1,4 +1,4 @@
-"""The same promises behind nginx for each ASGI server."""
+"""The same promises behind nginx for each ASGI server, over a unix socket and over TCP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SERVERS = {
 }
 
 
-@pytest.fixture(scope="module", params=SERVERS)
+@pytest.fixture(scope="module", params=[f"{name}-{over}" for name in SERVERS for over in ("unix", "tcp")])
 def pair(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[httpx.Client, httpx.Client]]:
     """A client of nginx, which offers, and one of the server itself."""
     need_nginx()
@@ -27,10 +27,12 @@ def pair(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[httpx.C
     files.mkdir(exist_ok=True)
     (files / "a.txt").write_bytes(TEXT)
     (files / "100% ü.txt").write_bytes(b"named")
-    with asgi_server(folder, *SERVERS[request.param], name=f"on-{request.param}", FILES=str(files)) as server:
-        listens_on = folder / f"for-{server.socket.name}"
+    name, _, over = request.param.rpartition("-")
+    with asgi_server(folder, *SERVERS[name], name=request.param, tcp=over == "tcp", FILES=str(files)) as server:
+        listens_on = folder / f"for-{request.param}.sock"
+        address = f"unix:{server.listens_on}" if over == "unix" else f"127.0.0.1:{server.listens_on}"
         http = f"""
-            upstream app {{ server unix:{server.socket}; keepalive 2; }}
+            upstream app {{ server {address}; keepalive 2; }}
             server {{
                 listen unix:{listens_on};
                 location / {{
@@ -42,7 +44,7 @@ def pair(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[httpx.C
                 }}
                 location /download/ {{ internal; alias {files}/; }}
             }}"""
-        with Nginx(folder, http, listens_on), client(listens_on) as proxied, client(server.socket) as direct:
+        with Nginx(folder, http, listens_on), client(listens_on) as proxied, client(server.listens_on) as direct:
             yield proxied, direct
 
 
