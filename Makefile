@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint unit lowest package bench nginx clean
+.PHONY: help demo test test-all lint unit lowest package bench faults nginx clean
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -13,6 +13,7 @@ help:
 	@echo "make test      everything that CI runs"
 	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
 	@echo "make bench     what the middleware costs a response that is no file"
+	@echo "make faults    what clients and the app are left with when something goes wrong (ONLY= picks sections)"
 
 demo: nginx .venv/.installed
 	@PORT=$(PORT) $(BIN)/python examples/fastapi_app/demo.py
@@ -51,6 +52,9 @@ test-all: nginx .venv/.installed
 
 bench: .venv/.installed
 	$(BIN)/python benchmarks/overhead.py
+
+faults: nginx .venv/.installed
+	PYTHONPATH=tests $(BIN)/python benchmarks/faults $(ONLY)
 
 clean:
 	rm -rf .nginx .venv .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -114,9 +114,14 @@ def asgi_server(
 
 
 class Nginx(Process):
-    """nginx with a configuration of its own, in a folder of its own, as whoever runs it."""
+    """nginx with a configuration of its own, in a folder of its own.
 
-    def __init__(self, folder: Path, http: str, listens_on: Path) -> None:
+    Its one worker runs as whoever runs this, so that it reads what they write, unless root names another user.
+    """
+
+    def __init__(
+        self, folder: Path, http: str, listens_on: Path, *, connections: int = 256, user: str = "root"
+    ) -> None:
         binary = nginx_binary()
         assert binary is not None
         home = folder / f"nginx-{listens_on.stem}"
@@ -125,10 +130,10 @@ class Nginx(Process):
         temporary = "".join(
             f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
-        user = "user root;\n" if os.geteuid() == 0 else ""  # as the tests, so that it reads what they write
+        user = f"user {user};\n" if os.geteuid() == 0 else ""
         (home / "nginx.conf").write_text(
             f"{user}daemon off;\nworker_processes 1;\npid {home}/pid;\nerror_log {self.error_log} info;\n"
-            f"events {{ worker_connections 256; }}\n"
+            f"events {{ worker_connections {connections}; }}\n"
             f"http {{\naccess_log off;\n{temporary}{http}\n}}\n"
         )
         super().__init__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -42,6 +43,12 @@ async def get(response: FileResponse, *headers: tuple[bytes, bytes], **options: 
 
 def is_redirect(answer: Answer) -> bool:
     return answer.header(b"x-accel-redirect") is not None
+
+
+def comparable(answer: Answer) -> tuple[int, str, str]:
+    """What must be the same: all but a multipart's random boundary."""
+    headers, body = (re.sub(r"\b[0-9a-f]{26}\b", "-", str(part)) for part in (answer.headers, answer.body))
+    return answer.status, headers, body
 
 
 def open_files() -> list[str]:
@@ -87,12 +94,7 @@ class TestInProcess:
         headers = [] if wanted is None else [(b"range", wanted)]
         expected = await ask(FileResponse(file, headers={"X-Own": "1"}), *headers)
         answer = await get(respond(), *headers, extensions={PATHSEND: {}})
-        if wanted == b"bytes=0-1,5-6":  # the boundary is random
-            assert answer.status == expected.status == 206
-            assert b"\r\n\r\n01\r\n" in answer.body
-            assert b"\r\n\r\n56\r\n" in answer.body
-        else:
-            assert (answer.status, answer.headers, answer.body) == (expected.status, expected.headers, expected.body)
+        assert comparable(answer) == comparable(expected)
 
     async def test_not_deleted(self, file: Path) -> None:
         """A file that is there still is redirected, once the task is done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,7 +127,7 @@ class TestDocuments:
     def test_commands(self, document: str) -> None:
         """Each command is one that there is."""
         for line in "".join(blocks(document, "sh")).splitlines():
-            command = line.partition("#")[0].split()
+            command = shlex.split(line, comments=True)
             if command[:1] == ["make"]:
                 subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
             else:

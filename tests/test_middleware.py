@@ -135,11 +135,12 @@ class TestFiles:
         self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes], name: bytes
     ) -> None:
         """A range or a condition counts for GET, which nginx would make of any method."""
-        for method, expected in (("GET", True), ("POST", False)):
-            answer = await ask(AccelMiddleware(FileResponse(file), mapping), offer, (name, b"bytes=0-1"), method=method)
-            assert (answer.header(b"x-accel-redirect") is not None) == expected
-            assert answer.body == (b"" if expected else TEXT)
+        condition = (name, b"bytes=0-1")
+        assert is_redirect(await ask(AccelMiddleware(FileResponse(file), mapping), offer, condition))
         assert is_redirect(await ask(AccelMiddleware(FileResponse(file), mapping), offer, method="POST"))
+        answer = await ask(AccelMiddleware(FileResponse(file), mapping), offer, condition, method="POST")
+        expected = await ask(FileResponse(file), condition, method="POST")  # Starlette 0.47 sends a range
+        assert (answer.status, answer.headers, answer.body) == (expected.status, expected.headers, expected.body)
 
     async def test_server_with_pathsend(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """What is left to the app goes to the server by its own pathsend; a range does not."""
