@@ -6,15 +6,14 @@ import asyncio
 import contextlib
 import os
 import pwd
-import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from urllib.parse import parse_qs
 
 import anyio.to_thread
+from apps import FILES, deleted_by_coroutine, deleted_by_function
 from starlette.applications import Starlette
-from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
@@ -23,7 +22,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from asgi_accel import AccelMiddleware
 
 SECRET = "only the proxy knows"
-TEMPORARY = b"temporary " * 400
 
 
 def replace(path: Path, new: bytes) -> None:
@@ -91,27 +89,6 @@ async def file(request: Request) -> Response:
     return FileResponse(FILES / request.path_params["name"])
 
 
-def make_temporary() -> str:
-    file, path = tempfile.mkstemp(dir=FILES)
-    os.write(file, TEMPORARY)
-    os.close(file)
-    return path
-
-
-async def unlink(path: str) -> None:
-    os.unlink(path)
-
-
-async def deleted_by_function(request: Request) -> Response:
-    path = make_temporary()
-    return FileResponse(path, background=BackgroundTask(os.unlink, path))
-
-
-async def deleted_by_coroutine(request: Request) -> Response:
-    path = make_temporary()
-    return FileResponse(path, background=BackgroundTask(unlink, path))
-
-
 async def state(request: Request) -> Response:
     """What the app holds at this moment, this request included."""
     return JSONResponse(
@@ -134,8 +111,6 @@ async def become_nobody(app: Starlette) -> AsyncIterator[None]:
         os.setuid(nobody.pw_uid)
     yield
 
-
-FILES = Path(os.environ.get("FILES", "/nonexistent"))
 
 files = Starlette(
     routes=[

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import repeat
 
-from faulty import CHANGES, TEMPORARY, change
+from faulty import CHANGES, change
 from hostile import Hostile
 from servers import client
 from stage import (
@@ -238,7 +238,7 @@ def _outcome(stage: Stage, way: Way, name: str, moment: str, old: bytes, new: by
 
 
 def deleted_afterwards() -> Table:
-    """Each download is of a file of its own, 4 KB, which a background task deletes when the app has responded."""
+    """Each download is of a file of its own, which a background task deletes when the app has responded."""
     count = 10_000
     table = Table(["the task is", "clients at once", "downloads", "lost"])
     for kind in ("function", "coroutine"):
@@ -257,7 +257,7 @@ def _lost(stage: Stage, path: str, count: int) -> int:
     """How many of so many downloads, one after another, are not whole."""
     with client(stage.folder / f"{ACCEL.server}.sock") as browser:
         responses = (browser.get(path) for _ in range(count))
-        return sum((response.status_code, response.content) != (200, TEMPORARY) for response in responses)
+        return sum((response.status_code, response.content) != (200, b"temporary ") for response in responses)
 
 
 def hang_ups() -> Table:

@@ -99,7 +99,10 @@ class Stage:
             self.folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
             self.files = self.folder / "files"
             vault = self.folder / "vault"
-            environment = {"FILES": str(self.files), "PYTHONPATH": os.pathsep.join([str(HERE), str(ROOT)])}
+            environment = {
+                "FILES": str(self.files),
+                "PYTHONPATH": os.pathsep.join(map(str, [HERE, ROOT / "tests", ROOT])),
+            }
             user = "root"
             for folder in (self.files, vault):
                 folder.mkdir()
