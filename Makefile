@@ -12,7 +12,7 @@ help:
 	@echo "make demo      the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
 	@echo "make test      everything that CI runs"
 	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
-	@echo "make bench     what the middleware costs a response that is no file"
+	@echo "make bench     every way to send a file, measured: benchmarks/results.md (10 minutes)"
 	@echo "make faults    what clients and the app are left with when something goes wrong (ONLY= picks sections)"
 
 demo: nginx .venv/.installed
@@ -30,7 +30,7 @@ test: lint unit lowest package
 	@touch $@
 
 nginx:
-	@tools/install_nginx
+	@tools/install nginx=nginx-light
 
 lint: .venv/.installed
 	$(BIN)/ruff check
@@ -50,8 +50,13 @@ package: .venv/.installed
 test-all: nginx .venv/.installed
 	$(BIN)/python tools/test_all.py $(LOWEST)
 
-bench: .venv/.installed
-	$(BIN)/python benchmarks/overhead.py
+bench: nginx .venv/.installed .venv/.bench
+	@tools/install wrk=wrk puma=puma
+	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/throughput/run.py
+
+.venv/.bench: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	@touch $@
 
 faults: nginx .venv/.installed
 	PYTHONPATH=tests $(BIN)/python benchmarks/faults $(ONLY)

@@ -25,7 +25,8 @@ LONGEST_URI = 2048  # bytes
 # and nginx's parser need besides the app's own headers is less than the difference.
 LONGEST_HEADERS = 3800
 LONGEST_HOLD = 0.1  # seconds that a redirect waits for the app to finish
-OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # lest a pipe of that name keep everyone waiting
+# Linux has a cheaper way to keep a file than to open it. The other must not wait for a pipe of that name.
+KEEP_FLAGS = getattr(os, "O_PATH", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
 # What a file sender heeds on GET and HEAD alone (RFC 9110, sections 13.2.1 and 14.2).
 FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"))
 # nginx sends its own of these, from the file; of `Accept-Ranges` the client would get both.
@@ -289,8 +290,8 @@ class _Offered:
         """Hold the redirect to a file back until the app is done; say whether there is a way to do that."""
         try:
             loop = asyncio.get_running_loop()
-            self._file = os.open(path, OPEN_FLAGS)  # a thread would take ten times as long
-        except (OSError, RuntimeError):  # nginx alone may be allowed to read it; trio has no such loop
+            self._file = os.open(path, KEEP_FLAGS)  # a thread would take ten times as long
+        except (OSError, RuntimeError):  # nginx alone may have it; trio has no such loop
             return False
         self._path = path
         self._timer = loop.call_soon(self._wait)  # Most apps finish before that, and a timer costs more.

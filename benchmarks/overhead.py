@@ -1,9 +1,8 @@
-"""What the middleware adds to a response that is no file, driven in process without a server.
+"""What the middleware adds to a response that is no file, and how long `PathMap.uri` takes, in process.
 
     .venv/bin/python benchmarks/overhead.py
 
-Prints, for each middleware, the median of what it adds to one request in microseconds, and that as a share of what
-Starlette's `TrustedHostMiddleware` adds in the same run. The rounds are interleaved, so that drift hits all alike.
+The rounds of all candidates are interleaved, so that drift hits all alike; the figures are medians.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ import time
 from collections.abc import Coroutine
 from typing import Any
 
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asgi_accel import AccelMiddleware
+from asgi_accel import AccelMiddleware, PathMap
 
 CALLS = 5_000
 ROUNDS = 41
@@ -75,32 +75,61 @@ def measure(target: ASGIApp, headers: list[tuple[bytes, bytes]]) -> float:
     return (time.perf_counter() - start) / CALLS
 
 
-def main() -> None:
-    trusted = TrustedHostMiddleware(app, ["*.example"])
-    accel = AccelMiddleware(app, {"/mnt/storage": "/download"})
-    plain = PROXY_HEADERS + BROWSER_HEADERS
-    offered = PROXY_HEADERS + OFFER + BROWSER_HEADERS
-    candidates: dict[str, tuple[ASGIApp, list[tuple[bytes, bytes]]]] = {
-        "no middleware": (app, plain),
-        "TrustedHostMiddleware": (trusted, plain),
-        "AccelMiddleware": (accel, plain),
-        "no middleware, offered": (app, offered),
-        "TrustedHostMiddleware, offered": (trusted, offered),
-        "AccelMiddleware, offered": (accel, offered),
+def middlewares() -> dict[str, dict[str, float]]:
+    """Microseconds that each middleware adds to a request, where the proxy offers nothing and where it offers."""
+    candidates: dict[str, ASGIApp] = {
+        "no middleware": app,
+        "TrustedHostMiddleware": TrustedHostMiddleware(app, ["*.example"]),
+        "GZipMiddleware": GZipMiddleware(app),
+        "AccelMiddleware": AccelMiddleware(app, {"/mnt/storage": "/download"}),
     }
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    requests = {
+        "nothing offered": PROXY_HEADERS + BROWSER_HEADERS,
+        "offered": PROXY_HEADERS + OFFER + BROWSER_HEADERS,
+    }
+    times: dict[tuple[str, str], list[float]] = {(offer, name): [] for offer in requests for name in candidates}
     for _ in range(ROUNDS):
-        for name, (target, headers) in candidates.items():
-            times[name].append(measure(target, headers))
-    median = {name: statistics.median(values) * 1e6 for name, values in times.items()}
-    for offer in ("", ", offered"):
-        base = median[f"no middleware{offer}"]
-        peer = median[f"TrustedHostMiddleware{offer}"] - base
-        own = median[f"AccelMiddleware{offer}"] - base
-        sys.stdout.write(
-            f"{'offered' if offer else 'nothing offered'}: TrustedHostMiddleware adds {peer:.2f} us, "
-            f"AccelMiddleware {own:.2f} us: {own / peer:.2f} of it\n"
-        )
+        for offer, name in times:
+            times[offer, name].append(measure(candidates[name], requests[offer]))
+    median = {key: statistics.median(values) * 1e6 for key, values in times.items()}
+    return {
+        offer: {
+            name: median[offer, name] - median[offer, "no middleware"] for name in candidates if name != "no middleware"
+        }
+        for offer in requests
+    }
+
+
+def uris() -> dict[str, dict[str, float]]:
+    """Microseconds that `PathMap.uri` takes, by the number of pairs and the length of the path in bytes."""
+    paths = {length: "/mnt/storage-0/" + "folder/" * (length // 7 - 2) for length in (40, 80, 160, 320)}
+    maps = {pairs: PathMap({f"/mnt/storage-{n}": f"/download-{n}" for n in range(pairs)}) for pairs in (1, 10, 100)}
+    times: dict[tuple[int, int], list[float]] = {(pairs, length): [] for pairs in maps for length in paths}
+    for _ in range(ROUNDS):
+        for pairs, length in times:
+            uri, path = maps[pairs].uri, paths[length] + "a.txt"
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                uri(path)
+            times[pairs, length].append((time.perf_counter() - start) / CALLS * 1e6)
+    return {
+        f"{length} bytes": {f"{pairs} pairs": statistics.median(times[pairs, length]) for pairs in maps}
+        for length in paths
+    }
+
+
+def figures() -> dict[str, dict[str, dict[str, float]]]:
+    return {"added": middlewares(), "uri": uris()}
+
+
+def main() -> None:
+    for offer, added in middlewares().items():
+        for name, microseconds in added.items():
+            share = microseconds / added["TrustedHostMiddleware"]
+            sys.stdout.write(f"{offer}: {name} adds {microseconds:.2f} us, {share:.2f} of TrustedHostMiddleware\n")
+    for length, by_pairs in uris().items():
+        line = ", ".join(f"{pairs}: {microseconds:.2f} us" for pairs, microseconds in by_pairs.items())
+        sys.stdout.write(f"PathMap.uri, a path of {length}: {line}\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from starlette.types import Message, Receive, Scope, Send
 from test_nginx import sent_by_nginx
 
 from asgi_accel import AccelMiddleware
+from asgi_accel.middleware import KEEP_FLAGS
 
 TEXT = b"0123456789"
 PATHSEND = "http.response.pathsend"
@@ -59,9 +60,10 @@ def open_files() -> list[str]:
 class TestInProcess:
     """What the middleware sends."""
 
-    @pytest.fixture(autouse=True)
-    def nothing_stays_open(self) -> object:
-        """Each file that was opened is closed in the end."""
+    @pytest.fixture(autouse=True, params=[KEEP_FLAGS, os.O_RDONLY | os.O_NONBLOCK], ids=["linux", "elsewhere"])
+    def nothing_stays_open(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
+        """Each file that was opened, in either way, is closed in the end."""
+        monkeypatch.setattr("asgi_accel.middleware.KEEP_FLAGS", request.param)
         before = len(open_files())
         yield
         assert len(open_files()) == before

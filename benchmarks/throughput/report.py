@@ -1,0 +1,184 @@
+"""The results as tables, as data and as plots: `benchmarks/results.md`, `.json` and two `.svg`."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent.parent
+GIB = 1 << 30
+PACKAGES = [
+    "asgi-accel", "starlette", "uvicorn", "httptools", "uvloop", "granian", "gunicorn",
+    "flask", "django", "django-sendfile2", "django-downloadview",
+]  # fmt: skip
+LIMIT, BY_HAND, ALONE = "nginx, static", "header by hand", "FileResponse alone"
+
+Loads = dict[str, dict[str, Any]]  # by row and size
+
+
+def versions() -> dict[str, str]:
+    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    found["Python"] = platform.python_version()
+    for name, command in {"nginx": ["nginx", "-v"], "wrk": ["wrk", "-v"], "puma": ["puma", "--version"]}.items():
+        try:
+            output = subprocess.run(
+                command, capture_output=True, text=True, env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
+            )
+        except FileNotFoundError:
+            continue
+        version = re.search(r"\d+\.\d+[\d.]*", output.stderr + output.stdout)
+        found[name] = version[0] if version else "unknown"
+    return found
+
+
+def machine() -> str:
+    names = re.findall(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return f"{os.cpu_count()} cores ({names[0] if names else platform.machine()}), {platform.system()}"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def small(loads: Loads) -> str:
+    """4 KiB: what a request costs."""
+    rate = {name: sizes["4KiB"].requests / sizes["4KiB"].seconds for name, sizes in loads.items()}
+    rows = []
+    for name, sizes in loads.items():
+        load = sizes["4KiB"]
+        rows.append(
+            [
+                name,
+                f"{rate[name]:,.0f}",
+                f"{rate[name] / rate[BY_HAND]:.2f}",
+                f"{rate[name] / rate[ALONE]:.2f}",
+                f"{load.p50 * 1000:.2f}",
+                f"{load.p99 * 1000:.1f}",
+                f"{load.processor / load.requests * 1e6:.0f}",
+                f"{load.memory / (1 << 20):.0f}",
+            ]
+        )
+    columns = [
+        "",
+        "requests/s",
+        f"of {BY_HAND}",
+        f"of {ALONE}",
+        "p50, ms",
+        "p99, ms",
+        "app's CPU, s per million",
+        "MiB",
+    ]
+    return table(columns, rows)
+
+
+def large(loads: Loads) -> str:
+    """100 MiB: what the bytes cost."""
+    rate = {name: sizes["100MiB"].bytes / sizes["100MiB"].seconds for name, sizes in loads.items()}
+    processor = {name: sizes["100MiB"].processor / sizes["100MiB"].bytes * GIB for name, sizes in loads.items()}
+    rows = [
+        [
+            name,
+            f"{rate[name] / (1 << 20):,.0f}",
+            f"{rate[name] / rate[LIMIT]:.2f}",
+            f"{processor[name]:.4f}",
+            f"{processor[name] / processor[ALONE]:.2%}",
+            f"{sizes['100MiB'].memory / (1 << 20):.0f}",
+        ]
+        for name, sizes in loads.items()
+    ]
+    return table(["", "MiB/s", f"of {LIMIT}", "app's CPU, s per GiB", f"of {ALONE}", "MiB"], rows)
+
+
+def in_process(added: dict[str, dict[str, float]]) -> str:
+    peer = "TrustedHostMiddleware"
+    rows = [
+        [name, *(f"{by_name[name]:.2f} ({by_name[name] / by_name[peer]:.2f})" for by_name in added.values())]
+        for name in next(iter(added.values()))
+    ]
+    return table(["", *added], rows)
+
+
+def by_pairs(uri: dict[str, dict[str, float]]) -> str:
+    rows = [[f"a path of {length}", *(f"{time:.1f}" for time in times.values())] for length, times in uri.items()]
+    return table(["", *next(iter(uri.values()))], rows)
+
+
+def plot(title: str, values: dict[str, float], form: Callable[[float], str]) -> str:
+    """A bar for each row, longest first; colours that a light and a dark page both bear."""
+    longest = max(values.values())
+    parts, top = [], 44
+    for name, value in sorted(values.items(), key=lambda item: -item[1]):
+        own = "middleware" in name or "AccelRedirect" in name
+        width = max(1.0, 400 * value / longest)
+        parts.append(
+            f'<text x="300" y="{top + 13}" text-anchor="end">{name}</text>'
+            f'<rect x="310" y="{top}" width="{width:.1f}" height="17" fill="{"#2f81f7" if own else "#8b949e"}"/>'
+            f'<text x="{315 + width:.1f}" y="{top + 13}">{form(value)}</text>'
+        )
+        top += 24
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {top + 10}" font-family="sans-serif" font-size="12" '
+        f'fill="#768390"><text x="10" y="24" font-size="16">{title}</text>{"".join(parts)}</svg>\n'
+    )
+
+
+def write_report(loads: Loads, in_one_process: dict[str, dict[str, dict[str, float]]], how: str) -> None:
+    day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+    used = versions()
+    data = {
+        "date": day,
+        "machine": machine(),
+        "versions": used,
+        "loads": {name: {size: load._asdict() for size, load in sizes.items()} for name, sizes in loads.items()},
+        "in process": in_one_process,
+    }
+    (RESULTS / "results.json").write_text(json.dumps(data, indent=1) + "\n")
+    listed = ", ".join(f"{name} {version}" for name, version in used.items())
+    text = f"""# What it costs
+
+Written by `make bench` on {day}, on {machine()}, with {listed}.
+
+{how}
+
+## A file of 4 KiB
+
+{table_note}
+
+{small(loads)}
+
+## A file of 100 MiB
+
+{large(loads)}
+
+## In process, without a server
+
+Microseconds that a middleware adds to a response that is no file, and that as a share of what Starlette's
+`TrustedHostMiddleware` adds:
+
+{in_process(in_one_process["added"])}
+
+Microseconds that `PathMap.uri` takes:
+
+{by_pairs(in_one_process["uri"])}
+"""
+    (RESULTS / "results.md").write_text(text)
+    rates = {name: sizes["4KiB"].requests / sizes["4KiB"].seconds for name, sizes in loads.items()}
+    (RESULTS / "requests.svg").write_text(plot("4 KiB: requests per second", rates, lambda value: f"{value:,.0f}"))
+    processor = {
+        name: sizes["100MiB"].processor / sizes["100MiB"].bytes * GIB for name, sizes in loads.items() if name != LIMIT
+    }
+    (RESULTS / "processor.svg").write_text(
+        plot("100 MiB: the app's CPU seconds per GiB", processor, lambda value: f"{value:.3f}")
+    )
+
+
+table_note = "The app's CPU time is that of its processes alone, without nginx; the memory is the most they held."
