@@ -131,11 +131,12 @@ class Nginx(Process):
             f"{kind}_temp_path {home}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
         )
         user = f"user {user};\n" if os.geteuid() == 0 else ""
-        (home / "nginx.conf").write_text(
+        configuration = (
             f"{user}daemon off;\nworker_processes 1;\npid {home}/pid;\nerror_log {self.error_log} info;\n"
             f"events {{ worker_connections {connections}; }}\n"
             f"http {{\naccess_log off;\n{temporary}{http}\n}}\n"
         )
+        (home / "nginx.conf").write_bytes(os.fsencode(configuration))
         super().__init__(
             [binary, "-p", str(home), "-c", str(home / "nginx.conf"), "-e", str(self.error_log)],
             listens_on,

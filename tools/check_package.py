@@ -56,6 +56,14 @@ def build(folder: Path) -> None:
     python = folder / "empty" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
     run(python, "-I", "-W", "error", "-c", USE)
+    run(
+        folder / "empty" / "bin" / "asgi-accel",
+        "nginx",
+        "--mapping",
+        "/mnt/storage=/download",
+        "--unix",
+        "/run/app.sock",
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,87 @@
+"""The command `asgi-accel`: writes the proxy's configuration and checks a live site."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from asgi_accel import check, config
+from asgi_accel.mapping import PathMap
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="asgi-accel",
+        description="Set up the proxy that sends the files of an ASGI app, and check a live site.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for add in (_add_nginx, _add_check):
+        add(commands)
+    given = parser.parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except ValueError as exc:
+        sys.stderr.write(f"asgi-accel: {exc}\n")
+        return 2
+
+
+def _add_nginx(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "nginx",
+        help="print a server block for nginx",
+        description="Print a server block for nginx, to include in http { }, from the mapping that the app uses.",
+        epilog="example: asgi-accel nginx --mapping '/mnt/storage/=/download/' --upstream 127.0.0.1:8000",
+    )
+    parser.add_argument("--mapping", required=True, metavar="MAPPING", help="the mapping that the app uses, as text")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--upstream", metavar="HOST:PORT", help="where the app listens")
+    where.add_argument("--unix", metavar="PATH", help="the unix socket where the app listens")
+    parser.add_argument("--listen", default="80", help="where nginx listens (default: %(default)s)")
+    parser.add_argument("--server-name", metavar="NAMES", help="the names of the site")
+    parser.add_argument(
+        "--header", metavar="NAME", action="append", default=[], help="a header of the app's that nginx shall not drop"
+    )
+    parser.add_argument(
+        "--secret", action="store_true", help="the app has a secret: it is read from the environment, ACCEL_SECRET"
+    )
+    parser.set_defaults(run=_run_nginx)
+
+
+def _run_nginx(given: argparse.Namespace) -> int:
+    secret = os.environ.get("ACCEL_SECRET") if given.secret else None
+    if given.secret and not secret:
+        raise ValueError("--secret reads the environment variable ACCEL_SECRET, which is not set")
+    text = config.nginx(
+        PathMap.parse(given.mapping),
+        given.upstream or f"unix:{given.unix}",
+        listen=given.listen,
+        server_name=given.server_name,
+        secret=secret,
+        headers=given.header,
+    )
+    # The names of directories are bytes, whatever the terminal's encoding.
+    sys.stdout.buffer.write(os.fsencode(text))
+    return 0
+
+
+def _add_check(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "check",
+        help="ask a live site for a file, and say what is wrong",
+        description="Ask a live site for a file that its app serves, and say what is right, what is wrong and what to "
+        "change. It sends seven GET and HEAD requests, and with --mapping one more and two for each pair. "
+        "The exit status is 0 where nothing is wrong, 1 where something is, 2 where it could not look.",
+        epilog="example: asgi-accel check https://www.example/reports/7 --header 'Cookie: session=...'",
+    )
+    check.add_arguments(parser)
+    parser.set_defaults(run=check.run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,279 @@
+"""`asgi-accel check` at real sites: a good one, and one for each way in which they are broken."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from apps import SECRET
+from conftest import need_nginx
+from servers import Nginx, free_port
+
+from asgi_accel import PathMap
+from asgi_accel.__main__ import main
+from asgi_accel.config import nginx
+
+TEXT = b"0123456789" * 100
+APP = """
+    proxy_pass http://unix:$folder/app.sock:;
+    proxy_set_header Host $host;
+    proxy_set_header X-Accel-Mapping "$files/=/download/";
+    proxy_set_header X-Sendfile-Type "";
+"""
+BACK = "".join(
+    f"add_header {name} $upstream_http_{name.lower().replace('-', '_')};"
+    for name in ("X-Own", "Access-Control-Allow-Origin", "Vary")
+)
+LOCATION = f"location /download/ {{ internal; alias $files/; {BACK} }}"
+SITES = {
+    "good": f"location / {{ {APP} }} {LOCATION}",
+    "no offer": f"location / {{ proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }} {LOCATION}",
+    "wrong alias": f"location / {{ {APP} }} location /download/ {{ internal; alias $folder/elsewhere/; }}",
+    "other prefix": f"location / {{ {APP} }} location /downloads/ {{ internal; alias $files/; }}",
+    "unreadable": f"location / {{ {APP} }} location /download/ {{ internal; alias $folder/unreadable/; }}",
+    "nobody takes it": f"location / {{ {APP} proxy_ignore_headers X-Accel-Redirect; }} {LOCATION}",
+    "shown": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'add_header X-Accel-Redirect $uri;')}",
+    "not internal": f"location / {{ {APP} }} {LOCATION.replace('internal;', '')}",
+    "no slash": f"location / {{ {APP} }} location /download {{ alias $files/; {BACK} }}",
+    "type believed": f"location / {{ {APP.replace('proxy_set_header X-Sendfile-Type', '#')} }} {LOCATION}",
+    "headers lost": f"location / {{ {APP} }} {LOCATION.replace(BACK, '')}",
+    "name lost": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'add_header Content-Disposition inline;')}",
+    "no ranges": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'max_ranges 0;')}",
+    "no conditions": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'if_modified_since off;')}",
+    "HEAD elsewhere": (f"location / {{ if ($request_method = HEAD) {{ return 204; }} {APP} }} {LOCATION}"),
+    "forged mapping": """
+        location / { proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }
+        location /download/ { internal; alias $files/; }
+        location /asgi-accel-check { internal; return 403; }""",
+}
+
+
+class Sites:
+    """The URLs of all these sites, and the map of their app."""
+
+    def __init__(self, files: Path, ports: dict[str, int]) -> None:
+        self.files = files
+        self.mapping = str(PathMap({files: "/download"}))
+        self._ports = ports
+
+    def url(self, name: str, route: str = "named", mode: str = "mapping", file: str = "a.txt") -> str:
+        query = f"?filename=a%20b.txt&hex={os.fsencode(file).hex()}"
+        return f"http://127.0.0.1:{self._ports[name]}/{mode}/{route}{query}"
+
+
+@pytest.fixture(scope="module")
+def sites(folder: Path, site: object) -> Iterator[Sites]:
+    need_nginx()
+    files = folder / "files"
+    (files / "a.txt").write_bytes(TEXT)
+    (files / "empty.txt").write_bytes(b"")
+    (folder / "unreadable").mkdir()
+    (folder / "unreadable" / "a.txt").write_bytes(TEXT)
+    (folder / "unreadable" / "a.txt").chmod(0)
+    ports = {name: free_port() for name in (*SITES, "printed")}
+    http = "".join(f"server {{ listen 127.0.0.1:{ports[name]}; {text} }}\n" for name, text in SITES.items())
+    http = http.replace("$folder", str(folder)).replace("$files", str(files))
+    mapping, socket_ = PathMap({files: "/download"}), f"unix:{folder}/app.sock"
+    http += nginx(mapping, socket_, listen=f"127.0.0.1:{ports['printed']}", secret=SECRET, headers=["X-Own"])
+    http += f"server {{ listen unix:{folder}/check.sock; }}"
+    # As another user than the tests, who may be root and read everything.
+    with Nginx(folder, http, folder / "check.sock", user="nobody nogroup"):
+        yield Sites(files, ports)
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, dict[str, tuple[bool | None, str, str]]]:
+    """The exit status, and what was found by name."""
+    status = main(["check", "--json", *arguments])
+    findings = json.loads(capsys.readouterr().out)
+    return status, {finding["name"]: (finding["ok"], finding["seen"], finding["advice"]) for finding in findings}
+
+
+class TestSites:
+    """What is found at each site."""
+
+    @pytest.mark.parametrize("name", ["good", "printed"])
+    @pytest.mark.parametrize(("mode", "route"), [("mapping", "named"), ("both", "file"), ("cors", "file")])
+    def test_good(self, sites: Sites, capsys: pytest.CaptureFixture[str], name: str, mode: str, route: str) -> None:
+        """Nothing is wrong where nothing is, with a configuration by hand and with one that was printed."""
+        if (name, mode) == ("good", "both"):
+            return  # it has no secret
+        status, found = run(capsys, sites.url(name, route, mode), "--mapping", sites.mapping)
+        assert [item for item in found.items() if item[1][0] is False] == []
+        assert status == 0
+        assert found["who sends the file"][:2] == (True, "nginx: 200, 1,000 bytes, nginx's ETag")
+        for check in ("ranges", "HEAD", "If-None-Match", "If-Modified-Since", "headers of the app's", "inner headers"):
+            assert found[check][0], check
+        assert found["name of the download"][0] == (True if route == "named" else None)
+        assert found["/download/ from outside"][0]
+
+    @pytest.mark.parametrize(
+        ("name", "check", "seen", "advice"),
+        [
+            ("no offer", "who sends the file", "the app: 200", "proxy_set_header X-Accel-Mapping"),
+            ("wrong alias", "who sends the file", "404: the app said yes", "alias"),
+            ("other prefix", "who sends the file", "no location", "location /download/ { internal; alias"),
+            ("unreadable", "who sends the file", "403: the app said yes", "www-data"),
+            ("nobody takes it", "who sends the file", "nobody", "proxy_ignore_headers"),
+            ("shown", "inner headers", "X-Accel-Redirect", "proxy_hide_header X-Accel-Redirect;"),
+            ("not internal", "/download/ from outside", "403", "internal;"),
+            ("no slash", "out of /download/", "/download../", "location /download/ {"),
+            ("type believed", "forged X-Sendfile-Type", "app", 'proxy_set_header X-Sendfile-Type "";'),
+            ("headers lost", "headers of the app's", "X-Own", "add_header X-Own $upstream_http_x_own;"),
+            ("name lost", "name of the download", "inline", "add_header Content-Disposition"),
+            ("no ranges", "ranges", "200 where 206", "gzip_types"),
+            ("no conditions", "If-Modified-Since", "200 where 304", "if_modified_since exact;"),
+            ("HEAD elsewhere", "HEAD", "204", "HEAD"),
+        ],
+    )
+    def test_broken(
+        self, sites: Sites, capsys: pytest.CaptureFixture[str], name: str, check: str, seen: str, advice: str
+    ) -> None:
+        """What is wrong is found, with what was seen and what to change."""
+        route = "file" if name == "headers lost" else "named"
+        status, found = run(capsys, sites.url(name, route), "--mapping", sites.mapping)
+        assert status == 1
+        assert found[check][0] is False
+        assert seen in found[check][1]
+        assert advice in found[check][2]
+
+    def test_mapping_of_a_client_believed(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """A site that lets a client's X-Accel-Mapping through to an app that trusts it is told."""
+        status, found = run(capsys, sites.url("forged mapping", mode="trust"))
+        assert status == 1
+        assert found["forged X-Accel-Mapping"][0] is False
+        assert "no trust_header" in found["forged X-Accel-Mapping"][2]
+        status, found = run(capsys, sites.url("forged mapping"))
+        assert found["forged X-Accel-Mapping"][0]
+
+    def test_app_itself(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """An app that redirects whatever comes, and no proxy in front of it."""
+        status, found = run(capsys, sites.url("nobody takes it", mode="always"))
+        assert status == 1
+        assert "nobody" in found["who sends the file"][1]
+
+    def test_empty_file(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """An empty file is whole with no bytes."""
+        status, found = run(capsys, sites.url("good", file="empty.txt"))
+        assert (status, found["who sends the file"][0]) == (0, True)
+
+    @pytest.mark.parametrize(
+        ("route", "seen"), [("moved", "307, to /elsewhere"), ("nowhere", "404, from the app"), ("text", "no ETag")]
+    )
+    def test_what_is_no_file(self, sites: Sites, capsys: pytest.CaptureFixture[str], route: str, seen: str) -> None:
+        """What is no file is told with what came instead."""
+        _, found = run(capsys, sites.url("good", route))
+        assert seen in found["who sends the file"][1]
+        assert found["internal locations"][0] is None
+
+    def test_route_without_head(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """A FastAPI route takes no HEAD unless it says so, which is no fault of the proxy's."""
+        status, found = run(capsys, sites.url("good", "api/file"))
+        assert status == 0
+        assert found["HEAD"][0] is None
+        assert found["headers of the app's"][0] is None
+
+    def test_catch_all(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """An app that has an answer for every path makes no internal location public."""
+        with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nindex") as url:
+            status, found = run(capsys, url, "--mapping", sites.mapping)
+        assert found["/download/ from outside"][0]
+        assert found["forged X-Accel-Mapping"][0]
+        assert status == 1  # no ranges
+
+
+class TestCommand:
+    """The command itself."""
+
+    def test_text(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """There is a line for each finding, and what to change below it."""
+        assert main(["check", sites.url("no offer")]) == 1
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0].startswith("✗ who sends the file")
+        assert lines[1].startswith("      where nginx proxies to the app it needs")
+        assert "✓ HEAD                       as GET, without the body" in lines
+
+    def test_ascii(self, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A terminal that knows no ticks gets other signs."""
+        written = io.BytesIO()
+        monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+        assert main(["check", sites.url("no offer")]) == 1
+        lines = written.getvalue().decode("ascii").splitlines()
+        assert lines[0].startswith("x who sends the file")
+        assert "+ HEAD                       as GET, without the body" in lines
+
+    @pytest.mark.parametrize("header", ["Cookie", "A B: c", "Cookie: a\nb"])
+    def test_bad_header(self, capsys: pytest.CaptureFixture[str], header: str) -> None:
+        """A header that is none is refused by its name."""
+        with pytest.raises(SystemExit) as stopped:
+            main(["check", "http://127.0.0.1/", "--header", header])
+        assert stopped.value.code == 2
+        assert "is no header" in capsys.readouterr().err
+
+    def test_header(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """The headers that are given are sent with each request."""
+        seen: list[bytes] = []
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        with answering(answer, seen) as url:
+            run(capsys, url, "--header", "Cookie: who=mé")
+        assert len(seen) == 2
+        assert all("Cookie: who=mé\r\n".encode() in request for request in seen)
+
+    @pytest.mark.parametrize("url", ["ftp://a/", "nonsense", "http://", "http://127.0.0.1:99999/", "http://a b/"])
+    def test_bad_url(self, capsys: pytest.CaptureFixture[str], url: str) -> None:
+        """A URL that is none ends with 2."""
+        assert main(["check", url]) == 2
+        assert capsys.readouterr().err.startswith("asgi-accel check: ")
+
+    def test_no_answer(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """So does a site that does not answer, and one that speaks no HTTP or no TLS."""
+        assert main(["check", f"http://127.0.0.1:{free_port()}/"]) == 2
+        assert "refused" in capsys.readouterr().err
+        for answer in (b"", b"\x1b[31mgarbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nA"):
+            with answering(answer) as url:
+                status = main(["check", url])
+                assert "\x1b" not in capsys.readouterr().err
+                assert status == 2 or answer.startswith(b"HTTP/1.1 200")
+        with answering(b"HTTP/1.1 200 OK\r\n\r\n") as url:
+            assert main(["check", url.replace("http:", "https:")]) == 2
+
+    def test_control_characters(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """What a server sends does not control the terminal."""
+        answer = b"HTTP/1.1 302 Found\r\nLocation: /\x1b[31m\x9bx\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        with answering(answer) as url:
+            assert main(["check", url]) == 1
+        output = capsys.readouterr().out
+        assert r"/\x1b[31m\x9bx" in output
+        assert not set(output) & {"\x1b", "\x9b"}
+
+
+@contextlib.contextmanager
+def answering(answer: bytes, seen: list[bytes] | None = None) -> Iterator[str]:
+    """A server that answers each request alike, whatever it is."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):
+                    request = connection.recv(65536)
+                    if seen is not None:
+                        seen.append(request)
+                    connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
