@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint unit lowest package bench faults nginx clean
+.PHONY: help demo test test-all lint unit lowest package bench faults nginx proxies clean
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -32,22 +32,27 @@ test: lint unit lowest package
 nginx:
 	@tools/install nginx=nginx-light
 
+# What the tests put in front of the app besides nginx.
+proxies: nginx
+	@tools/install apache2=apache2 lighttpd=lighttpd caddy=caddy \
+		/usr/lib/apache2/modules/mod_xsendfile.so=libapache2-mod-xsendfile
+
 lint: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-unit: nginx .venv/.installed
+unit: proxies .venv/.installed
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 
-lowest: nginx .venv-lowest/.installed
+lowest: proxies .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest --quiet
 
 package: .venv/.installed
 	$(BIN)/python tools/check_package.py
 
-test-all: nginx .venv/.installed
+test-all: proxies .venv/.installed
 	$(BIN)/python tools/test_all.py $(LOWEST)
 
 bench: nginx .venv/.installed .venv/.bench

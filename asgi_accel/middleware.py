@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import stat
 from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, SupportsIndex
+from urllib.parse import unquote
 
 import anyio.to_thread
 from starlette.responses import FileResponse, PlainTextResponse
@@ -20,6 +22,7 @@ Headers = list[tuple[bytes, bytes]]
 
 PATHSEND = "http.response.pathsend"
 REDIRECT = b"x-accel-redirect"
+SENDFILE = b"x-sendfile"
 LONGEST_URI = 2048  # bytes
 # nginx answers 502 where the response's headers don't fit in `proxy_buffer_size`, 4 KiB by default. What the server
 # and nginx's parser need besides the app's own headers is less than the difference.
@@ -29,8 +32,14 @@ LONGEST_HOLD = 0.1  # seconds that a redirect waits for the app to finish
 KEEP_FLAGS = getattr(os, "O_PATH", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
 # What a file sender heeds on GET and HEAD alone (RFC 9110, sections 13.2.1 and 14.2).
 FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"))
-# nginx sends its own of these, from the file; of `Accept-Ranges` the client would get both.
-FROM_THE_FILE = frozenset((b"content-length", b"etag", b"last-modified", b"accept-ranges", REDIRECT))
+# What the proxy has of its own, by the header that it takes. nginx sends its own `ETag` and `Last-Modified`, from the
+# file, Apache and lighttpd heed the app's; of `Accept-Ranges` the client would get both.
+FROM_THE_FILE = {
+    REDIRECT: frozenset((b"content-length", b"accept-ranges", b"etag", b"last-modified", REDIRECT)),
+    SENDFILE: frozenset((b"content-length", b"accept-ranges", SENDFILE)),
+}
+# Apache takes X-Sendfile as it comes, lighttpd percent-decodes it, and both lose blanks at the end.
+PLAIN = re.compile(r"[^\x00-\x1f\x7f%]*[^\x00-\x20\x7f%]")
 
 
 class AccelMiddleware:
@@ -48,6 +57,8 @@ class AccelMiddleware:
         trust_header: Believe the request's `X-Accel-Mapping` whoever sent it: only where the proxy sets the header on
             every route to the app, since otherwise a client picks the internal location (CVE-2025-61780).
         secret: Believe the header only if `X-Accel-Secret` equals this. With `mapping`, both are asked for.
+        sendfile_type: The header that the proxy takes: ``X-Accel-Redirect`` (nginx, Caddy), or ``X-Sendfile`` (Apache
+            with mod_xsendfile, lighttpd), where the right side of `mapping` is the directory as the proxy sees it.
 
     Raises:
         ValueError: The arguments say nothing, contradict each other, or hold a bad value.
@@ -61,13 +72,14 @@ class AccelMiddleware:
         always: bool = False,
         trust_header: bool = False,
         secret: str | None = None,
+        sendfile_type: str = "X-Accel-Redirect",
     ) -> None:
         if isinstance(mapping, str):
             mapping = PathMap.parse(mapping)
         elif mapping is not None and not isinstance(mapping, PathMap):
             mapping = PathMap(mapping)
         self.app = app
-        self._offer = Offer(mapping, always, trust_header, secret)
+        self._offer = Offer(mapping, always, trust_header, secret, sendfile_type)
         self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -78,7 +90,7 @@ class AccelMiddleware:
         offered = self._offer.of(scope)
         if offered is not None:
             mapping, headers = offered
-            responder = _Offered(mapping, headers, scope, receive, send)
+            responder = _Offered(self._offer.sendfile_type, mapping, headers, scope, receive, send)
             try:
                 return await self.app(scope, receive, responder.send)
             finally:
@@ -206,8 +218,15 @@ class _Offered:
     _releasing: asyncio.Task[None] | None = None
 
     def __init__(
-        self, offered: PathMap, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
+        self,
+        redirect_header: bytes,
+        offered: PathMap,
+        headers: dict[bytes, bytes],
+        scope: Scope,
+        receive: Receive,
+        send: Send,
     ) -> None:
+        self._redirect_header = redirect_header
         self._offered = offered
         self._headers = headers
         self._scope = scope
@@ -271,15 +290,17 @@ class _Offered:
             await self._leave_to_app(names, path, message)
         elif target is None:
             # The HEAD of a file does not tell its path. The ETag of its GET will be nginx's.
-            logger.debug("the HEAD of %.200r is answered without the app's ETag", self._scope["path"])
-            await self._send({**start, "headers": [header for header in headers if header[0] != b"etag"]})
+            hidden = b"etag" if self._redirect_header == REDIRECT else b""
+            logger.debug("the HEAD of %.200r is answered by the app", self._scope["path"])
+            await self._send({**start, "headers": [header for header in headers if header[0] != hidden]})
             await self._send(message)
         else:
             logger.debug("%.200r is redirected to %.200r", path or self._scope["path"], target)
-            headers = [header for header in headers if header[0] not in FROM_THE_FILE]
-            headers += ((b"content-length", b"0"), (REDIRECT, target))
+            dropped = FROM_THE_FILE[self._redirect_header]
+            headers = [header for header in headers if header[0] not in dropped]
+            headers += ((b"content-length", b"0"), (self._redirect_header, target))
             self._redirect = {**start, "headers": headers}
-            if path is None or REDIRECT in names or not self._hold(path):
+            if path is None or self._redirect_header in names or not self._hold(path):
                 await self._send_redirect()
 
     async def _send_redirect(self) -> None:
@@ -328,8 +349,8 @@ class _Offered:
 
     def _target(self, status: int, headers: Headers, names: dict[bytes, bytes], path: str | None) -> bytes | str | None:
         """Where to redirect a file, or the reason why not (text), or None where the path is not known."""
-        if REDIRECT in names:
-            return names[REDIRECT]
+        if self._redirect_header in names:
+            return names[self._redirect_header]
         if status != 200:
             return f"nginx would turn its status, {status}, into 200"
         if b"content-encoding" in names:
@@ -344,6 +365,11 @@ class _Offered:
         size = len(uri) + sum(len(name) + len(value) + 4 for name, value in headers)
         if len(uri) > LONGEST_URI or size > LONGEST_HEADERS:
             return f"its URI, {len(uri)} bytes, or all its headers, {size} bytes, could be too long for nginx"
+        if self._redirect_header == SENDFILE:
+            plain = unquote(uri, errors="replace")
+            if not PLAIN.fullmatch(plain) or "\ufffd" in plain:
+                return "Apache and lighttpd do not read such a name alike"
+            return plain.encode()
         return uri.encode("ascii")
 
     async def _leave_to_app(self, names: dict[bytes, bytes], path: str | None, message: Message) -> None:

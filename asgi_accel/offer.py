@@ -28,7 +28,11 @@ class Offer:
     a header counts only for pairs that the app has too, or with the secret, or where the app says that it trusts all.
     """
 
-    def __init__(self, mapping: PathMap | None, always: bool, trust_header: bool, secret: str | None) -> None:
+    def __init__(
+        self, mapping: PathMap | None, always: bool, trust_header: bool, secret: str | None, sendfile_type: str
+    ) -> None:
+        if sendfile_type.lower() not in ("x-accel-redirect", "x-sendfile"):
+            raise ValueError(f"sendfile_type={sendfile_type!r}: give X-Accel-Redirect (nginx) or X-Sendfile (Apache)")
         if mapping is None and not trust_header and secret is None:
             raise ValueError(
                 "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, or say whose "
@@ -49,6 +53,7 @@ class Offer:
         self.mapping = mapping or PathMap()
         self._limited = mapping is not None
         self.always = always
+        self.sendfile_type = sendfile_type.lower().encode()
         self.secret = None if secret is None else secret.encode()
         # What a header means is worked out once for each value. A client that sends many values pushes others out of
         # the cache, but cannot make it grow.
@@ -98,8 +103,8 @@ class Offer:
             for name in (MAPPING, SECRET, SENDFILE_TYPE):
                 if names.count(name) > 1:
                     return f"its {name.decode()} header was sent more than once"
-        if SENDFILE_TYPE in headers and headers[SENDFILE_TYPE].lower() != b"x-accel-redirect":
-            return f"its X-Sendfile-Type header is {headers[SENDFILE_TYPE][:200]!r}, not X-Accel-Redirect"
+        if headers.get(SENDFILE_TYPE, self.sendfile_type).lower() != self.sendfile_type:
+            return f"its X-Sendfile-Type header is {headers[SENDFILE_TYPE][:200]!r}, not {self.sendfile_type.decode()}"
         if self.secret is not None and not hmac.compare_digest(headers.get(SECRET, b""), self.secret):
             return "its X-Accel-Secret header is missing or wrong"
         value = headers[MAPPING]

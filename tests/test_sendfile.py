@@ -1,0 +1,236 @@
+"""`X-Sendfile`, in real Apache with mod_xsendfile and real lighttpd."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from asgi import ask
+from servers import UVICORN, Process, asgi_server, client, free_port
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from test_nginx import NAMES, TEXT
+
+from asgi_accel import AccelMiddleware
+
+FILES = Path(os.environ.get("FILES", "/nonexistent"))
+SENDFILE = Path("/usr/lib/apache2/modules/mod_xsendfile.so")
+APACHE = """
+ServerName localhost
+ServerRoot $folder
+PidFile $folder/apache.pid
+ErrorLog $folder/apache-error.log
+Listen 127.0.0.1:$port
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
+LoadModule proxy_http_module /usr/lib/apache2/modules/mod_proxy_http.so
+LoadModule headers_module /usr/lib/apache2/modules/mod_headers.so
+LoadModule xsendfile_module /usr/lib/apache2/modules/mod_xsendfile.so
+DefaultRuntimeDir $folder
+<IfDefine ROOT>
+User nobody
+Group nogroup
+</IfDefine>
+
+ProxyPass "/" "unix:$app|http://localhost/"
+RequestHeader set X-Accel-Mapping "$files/=$files/"
+RequestHeader set X-Sendfile-Type "X-Sendfile"
+XSendFile on
+XSendFilePath $files
+XSendFilePath $folder/elsewhere
+"""
+LIGHTTPD = """
+server.document-root = "$folder"
+server.bind = "127.0.0.1"
+server.port = $port
+server.errorlog = "$folder/lighttpd-error.log"
+server.modules = ("mod_proxy", "mod_setenv")
+setenv.set-request-header = ("X-Accel-Mapping" => "$files/=$files/", "X-Sendfile-Type" => "X-Sendfile")
+proxy.server = ("" => ((
+    "host" => "$app",
+    "x-sendfile" => "enable",
+    "x-sendfile-docroot" => ("$files/", "$folder/elsewhere/"),
+)))
+"""
+
+
+async def file(request: Request) -> Response:
+    path = FILES / os.fsdecode(bytes.fromhex(request.query_params["hex"]))
+    headers = {"X-Own": "1", "Cache-Control": "private", "Set-Cookie": "a=1", "Access-Control-Allow-Origin": "*"}
+    status = int(request.query_params.get("status", "200"))
+    return FileResponse(path, status, headers, media_type="text/x-own", filename="name.txt")
+
+
+routes = [Route("/file", file, methods=["GET", "HEAD", "POST"]), Mount("/static", StaticFiles(directory="/"))]
+accel = Middleware(AccelMiddleware, {FILES: str(FILES)}, sendfile_type="X-Sendfile")
+# For a proxy that has other files in that place, so that it shows who sends.
+elsewhere = Middleware(
+    AccelMiddleware, {FILES: str(FILES.parent / "elsewhere")}, always=True, sendfile_type="X-Sendfile"
+)
+app = Starlette(
+    routes=[
+        Mount("/accel", Starlette(routes=routes, middleware=[accel])),
+        Mount("/elsewhere", Starlette(routes=routes, middleware=[elsewhere])),
+        Mount("/plain", Starlette(routes=routes)),
+    ]
+)
+
+
+def need(*paths: str) -> None:
+    """Skip a test where a server is not installed; in CI, fail it."""
+    if not all(map(shutil.which, paths)) and not all(map(os.path.exists, paths)):
+        message = "missing: apt-get install apache2 libapache2-mod-xsendfile lighttpd (Debian)"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path) -> Iterator[Path]:
+    """The files, and uvicorn with the app."""
+    files = folder / "sendfile" / "files"
+    files.mkdir(parents=True)
+    (files / "a.txt").write_bytes(TEXT)
+    (files.parent / "elsewhere").mkdir()
+    (files.parent / "elsewhere" / "a.txt").write_bytes(b"the proxy's own")
+    (files.parent / "secret.txt").write_bytes(b"outside")
+    for name in NAMES:
+        Path(os.fsdecode(os.path.join(os.fsencode(files), name))).write_bytes(b"content of " + name)
+    with asgi_server(folder, *UVICORN, app="test_sendfile:app", name="sendfile", FILES=str(files)):
+        yield files
+
+
+@pytest.fixture(scope="module", params=["apache2", "lighttpd"])
+def proxy(request: pytest.FixtureRequest, folder: Path, files: Path) -> Iterator[httpx.Client]:
+    """A client of each proxy."""
+    need("/usr/sbin/" + request.param, str(SENDFILE))
+    port, text = free_port(), APACHE if request.param == "apache2" else LIGHTTPD
+    for name, value in {"folder": files.parent, "port": port, "files": files, "app": folder / "sendfile.sock"}.items():
+        text = text.replace(f"${name}", str(value))
+    (files.parent / request.param).write_text(text)
+    options = ["-D", "FOREGROUND", *(["-D", "ROOT"] if os.geteuid() == 0 else [])]
+    command = ["/usr/sbin/" + request.param, *(options if request.param == "apache2" else ["-D"])]
+    log = files.parent / f"{request.param}.log"
+    with Process([*command, "-f", str(files.parent / request.param)], port, log), client(port) as running:
+        yield running
+
+
+def url(name: bytes, way: str = "accel", **query: str) -> httpx.URL:
+    return httpx.URL(f"/{way}/file", params={"hex": name.hex(), **query})
+
+
+class TestProxy:
+    """What a client gets."""
+
+    def test_the_proxy_sends(self, proxy: httpx.Client) -> None:
+        """The proxy sends the file that it finds at the mapping's right side, and each header comes once."""
+        response = proxy.get(url(b"a.txt", "elsewhere"))
+        assert (response.status_code, response.content) == (200, b"the proxy's own")
+        assert "x-sendfile" not in response.headers
+        assert len(response.headers) == len(response.headers.multi_items())
+
+    @pytest.mark.parametrize("name", NAMES)
+    def test_name(self, proxy: httpx.Client, name: bytes) -> None:
+        """Each name arrives whole, or the app sends the file."""
+        response = proxy.get(url(name))
+        assert (response.status_code, response.content) == (200, b"content of " + name)
+
+    def test_headers(self, proxy: httpx.Client) -> None:
+        """All of the app's headers stay, its validators too, and nothing of the redirect shows."""
+        with_, without = proxy.get(url(b"a.txt")), proxy.get(url(b"a.txt", "plain"))
+        ignored = {"date", "server", "accept-ranges", "keep-alive"}
+        for response in (with_, without):
+            for name in ignored:
+                response.headers.pop(name, None)
+        assert with_.headers == without.headers
+        assert with_.content == without.content == TEXT
+
+    @pytest.mark.parametrize(("wanted", "status"), [("bytes=3-6", 206), ("bytes=-4", 206), ("bytes=99999-", 416)])
+    def test_range(self, proxy: httpx.Client, wanted: str, status: int) -> None:
+        """The proxy answers ranges."""
+        response = proxy.get(url(b"a.txt"), headers={"Range": wanted})
+        assert response.status_code == status
+        if status == 206:
+            assert response.content == (TEXT[3:7] if wanted == "bytes=3-6" else TEXT[-4:])
+
+    def test_conditions(self, proxy: httpx.Client) -> None:
+        """The proxy heeds the app's own ETag and date, which HEAD has, too."""
+        headers = proxy.head(url(b"a.txt")).headers
+        assert proxy.get(url(b"a.txt")).headers["etag"] == headers["etag"]
+        for name, value in (("If-None-Match", headers["etag"]), ("If-Modified-Since", headers["last-modified"])):
+            assert proxy.get(url(b"a.txt"), headers={name: value}).status_code == 304
+        for value, status in ((headers["etag"], 206), ('"other"', 200)):
+            sent = {"Range": "bytes=3-6", "If-Range": value}
+            assert proxy.get(url(b"a.txt"), headers=sent).status_code == status
+
+    def test_head(self, proxy: httpx.Client) -> None:
+        """A HEAD tells the length."""
+        response = proxy.head(url(b"a.txt"))
+        assert (response.status_code, response.headers["content-length"]) == (200, "1000")
+
+    @pytest.mark.parametrize(("name", "status"), [(b"a.txt", "404"), (b"../secret.txt", "200")])
+    def test_left_to_the_app(self, proxy: httpx.Client, name: bytes, status: str) -> None:
+        """What is not to be redirected comes from the app."""
+        response = proxy.get(url(name, status=status))
+        assert (response.status_code, response.content) == (int(status), b"outside" if b".." in name else TEXT)
+
+    def test_client_cannot_choose(self, proxy: httpx.Client, files: Path) -> None:
+        """The proxy replaces what a client says of the mapping."""
+        headers = {"X-Accel-Mapping": f"{files}/=/etc/", "X-Sendfile-Type": "X-Accel-Redirect"}
+        assert proxy.get(url(b"a.txt"), headers=headers).content == TEXT
+
+
+@pytest.mark.anyio
+class TestInProcess:
+    """What the middleware sends."""
+
+    async def test_header(self, tmp_path: Path) -> None:
+        """The header is the path as the proxy sees it, and the app's validators stay."""
+        (tmp_path / "a ü.txt").write_bytes(TEXT)
+        app = AccelMiddleware(FileResponse(tmp_path / "a ü.txt"), {tmp_path: "/srv"}, sendfile_type="x-sendfile")
+        offer = (b"x-accel-mapping", os.fsencode(f"{tmp_path}/=/srv/"))
+        for more in ([], [(b"x-sendfile-type", b"X-SENDFILE")]):
+            answer = await ask(app, offer, *more)
+            assert answer.header(b"x-sendfile") == "/srv/a ü.txt".encode()
+            assert (answer.header(b"content-length"), answer.body) == (b"0", b"")
+            assert answer.header(b"etag")
+            assert answer.header(b"accept-ranges") is None
+
+    @pytest.mark.parametrize("name", [b"100%.txt", b"trailing ", b"new\nline", b"\xff.txt", b"\x7f"])
+    async def test_name_that_is_not_read_alike(self, tmp_path: Path, name: bytes) -> None:
+        """A name that Apache and lighttpd would take for different files is left to the app."""
+        path = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))
+        path.write_bytes(TEXT)
+        answer = await ask(
+            AccelMiddleware(FileResponse(path), {tmp_path: "/srv"}, always=True, sendfile_type="X-Sendfile")
+        )
+        assert (answer.header(b"x-sendfile"), answer.body) == (None, TEXT)
+
+    async def test_other_type(self, tmp_path: Path) -> None:
+        """A proxy that takes another header is offered nothing."""
+        (tmp_path / "a.txt").write_bytes(TEXT)
+        app = AccelMiddleware(FileResponse(tmp_path / "a.txt"), {tmp_path: "/srv"}, sendfile_type="X-Sendfile")
+        offer = (b"x-accel-mapping", os.fsencode(f"{tmp_path}/=/srv/"))
+        answer = await ask(app, offer, (b"x-sendfile-type", b"X-Accel-Redirect"))
+        assert (answer.header(b"x-sendfile"), answer.body) == (None, TEXT)
+
+    async def test_own_target(self, tmp_path: Path) -> None:
+        """A file response with a target of its own keeps it."""
+        (tmp_path / "a.txt").write_bytes(TEXT)
+        response = FileResponse(tmp_path / "a.txt", headers={"X-Sendfile": "/own"})
+        answer = await ask(AccelMiddleware(response, {tmp_path: "/srv"}, always=True, sendfile_type="X-Sendfile"))
+        assert (answer.header(b"x-sendfile"), answer.body) == (b"/own", b"")
+
+    def test_unknown_type(self) -> None:
+        """Any other header is refused by its name."""
+        with pytest.raises(ValueError, match="X-LIGHTTPD-send-file"):
+            AccelMiddleware(FileResponse("/a"), {"/a": "/b"}, sendfile_type="X-LIGHTTPD-send-file")
