@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    given = build_parser().parse_args(arguments)
+    try:
+        return int(given.run(given))
+    except ValueError as exc:
+        sys.stderr.write(f"asgi-accel: {exc}\n")
+        return 2
+
+
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="asgi-accel",
         description="Set up the proxy that sends the files of an ASGI app, and check a live site.",
@@ -23,12 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_nginx, _add_check):
         add(commands)
-    given = parser.parse_args(arguments)
-    try:
-        return int(given.run(given))
-    except ValueError as exc:
-        sys.stderr.write(f"asgi-accel: {exc}\n")
-        return 2
+    return parser
 
 
 def _add_nginx(commands: Commands) -> None:

@@ -132,8 +132,8 @@ def check(url: str, mapping: PathMap | None = None, headers: Sequence[tuple[str,
         CannotLook: The URL is none, or the site does not answer.
     """
     site = Site(url, headers)
-    origin = ("Origin", ORIGIN)
-    got, head = site.ask("GET", origin), site.ask("HEAD", origin)
+    origin = [] if any(name.lower() == "origin" for name, _ in headers) else [("Origin", ORIGIN)]
+    got, head = site.ask("GET", *origin), site.ask("HEAD", *origin)
     yield _sender(got, head, mapping)
     if got.status == 200 and got.size != 0:
         yield _range(got, site.ask("GET", ("Range", "bytes=0-0")))
@@ -235,7 +235,7 @@ def _conditions(site: Site, got: Answer) -> Iterator[Finding]:
 def _lost_headers(got: Answer, head: Answer) -> Finding:
     name = "headers of the app's"
     if got.sender != "nginx" or head.status != 200 or head.sender is not None:
-        return Finding(name, None, "who answers GET and HEAD is not known to be nginx and the app")
+        return Finding(name, None, "told only where nginx answers GET, and the app HEAD")
     lost = sorted(head.headers.keys() - got.headers.keys() - OF_THE_SENDER)
     if not lost:
         return Finding(name, True, "all that HEAD has, GET has too")

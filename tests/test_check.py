@@ -158,6 +158,13 @@ class TestSites:
         assert status == 1
         assert "nobody" in found["who sends the file"][1]
 
+    def test_origin(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """The origin that is given is the one that is asked for."""
+        origin = ("--header", "Origin: https://other.example")
+        status, found = run(capsys, sites.url("headers lost", "file", "cors"), *origin)
+        assert status == 1
+        assert "Access-Control-Allow-Origin, Vary, X-Own" in found["headers of the app's"][1]
+
     def test_empty_file(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """An empty file is whole with no bytes."""
         status, found = run(capsys, sites.url("good", file="empty.txt"))

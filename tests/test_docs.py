@@ -12,12 +12,14 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import need_nginx
-from servers import UVICORN, Nginx, asgi_server, client
+from servers import UVICORN, Nginx, asgi_server, client, free_port
 from test_nginx import sent_by_nginx
+
+from asgi_accel.__main__ import build_parser, main
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
-LANGUAGES = {"nginx", "python", "sh", "text"}
+LANGUAGES = {"nginx", "python", "sh", "text", "apache", "lighttpd"}  # the last two: test_sendfile.py
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -120,7 +122,8 @@ class TestDocuments:
             http = f"""
                 proxy_cache_path {folder}/objects-{listens_on.stem} keys_zone=objects:1m;
                 upstream storage {{ server 127.0.0.1:9; }}
-                server {{ listen unix:{listens_on};\n{block}\n}}"""
+                server {{ listen unix:{listens_on};\n{"" if "server {" in block else block}\n}}
+                {block.replace("listen 80", "listen 127.0.0.1:" + str(free_port())) if "server {" in block else ""}"""
             with Nginx(folder, http, listens_on):
                 continue
 
@@ -130,6 +133,8 @@ class TestDocuments:
             command = shlex.split(line, comments=True)
             if command[:1] == ["make"]:
                 subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+            elif command[:1] == ["asgi-accel"]:
+                build_parser().parse_args(command[1:])
             else:
                 assert command == ["pip", "install", "asgi-accel"]
 
@@ -149,6 +154,13 @@ class TestDocuments:
         """Every `make` target that a document names exists."""
         for target in set(re.findall(r"`make ([\w-]+)`", (ROOT / document).read_text())):
             subprocess.run(["make", target, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_printed_configuration(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    """docs/nginx.md shows what the command beside it prints."""
+    (command,) = blocks("docs/nginx.md", "sh")
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsysbinary.readouterr().out.decode() == blocks("docs/nginx.md", "nginx")[0]
 
 
 def test_lowest_versions_are_told_alike() -> None:

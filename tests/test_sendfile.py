@@ -17,6 +17,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
+from test_docs import blocks
 from test_nginx import NAMES, TEXT
 
 from asgi_accel import AccelMiddleware
@@ -41,11 +42,7 @@ User nobody
 Group nogroup
 </IfDefine>
 
-ProxyPass "/" "unix:$app|http://localhost/"
-RequestHeader set X-Accel-Mapping "$files/=$files/"
-RequestHeader set X-Sendfile-Type "X-Sendfile"
-XSendFile on
-XSendFilePath $files
+$block
 XSendFilePath $folder/elsewhere
 """
 LIGHTTPD = """
@@ -54,12 +51,7 @@ server.bind = "127.0.0.1"
 server.port = $port
 server.errorlog = "$folder/lighttpd-error.log"
 server.modules = ("mod_proxy", "mod_setenv")
-setenv.set-request-header = ("X-Accel-Mapping" => "$files/=$files/", "X-Sendfile-Type" => "X-Sendfile")
-proxy.server = ("" => ((
-    "host" => "$app",
-    "x-sendfile" => "enable",
-    "x-sendfile-docroot" => ("$files/", "$folder/elsewhere/"),
-)))
+$block
 """
 
 
@@ -114,6 +106,12 @@ def proxy(request: pytest.FixtureRequest, folder: Path, files: Path) -> Iterator
     """A client of each proxy."""
     need("/usr/sbin/" + request.param, str(SENDFILE))
     port, text = free_port(), APACHE if request.param == "apache2" else LIGHTTPD
+    # The configuration that docs/proxies.md gives, with this app's directories and socket.
+    (block,) = blocks("docs/proxies.md", "apache" if request.param == "apache2" else "lighttpd")
+    block = block.replace("/mnt/storage", "$files").replace("http://127.0.0.1:8000/", "unix:$app|http://localhost/")
+    block = block.replace('"host" => "127.0.0.1",\n    "port" => 8000', '"host" => "$app"')
+    block = block.replace('("$files/"),', '("$files/", "$folder/elsewhere/"),')
+    text = text.replace("$block", block)
     for name, value in {"folder": files.parent, "port": port, "files": files, "app": folder / "sendfile.sock"}.items():
         text = text.replace(f"${name}", str(value))
     (files.parent / request.param).write_text(text)
