@@ -30,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Set up the proxy that sends the files of an ASGI app, and check a live site.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_nginx, _add_check):
+    for add in (_add_nginx, _add_caddy, _add_check):
         add(commands)
     return parser
 
@@ -42,33 +42,65 @@ def _add_nginx(commands: Commands) -> None:
         description="Print a server block for nginx, to include in http { }, from the mapping that the app uses.",
         epilog="example: asgi-accel nginx --mapping '/mnt/storage/=/download/' --upstream 127.0.0.1:8000",
     )
-    parser.add_argument("--mapping", required=True, metavar="MAPPING", help="the mapping that the app uses, as text")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--upstream", metavar="HOST:PORT", help="where the app listens")
-    where.add_argument("--unix", metavar="PATH", help="the unix socket where the app listens")
+    _add_app(parser)
     parser.add_argument("--listen", default="80", help="where nginx listens (default: %(default)s)")
     parser.add_argument("--server-name", metavar="NAMES", help="the names of the site")
     parser.add_argument(
         "--header", metavar="NAME", action="append", default=[], help="a header of the app's that nginx shall not drop"
     )
-    parser.add_argument(
-        "--secret", action="store_true", help="the app has a secret: it is read from the environment, ACCEL_SECRET"
-    )
     parser.set_defaults(run=_run_nginx)
 
 
 def _run_nginx(given: argparse.Namespace) -> int:
+    return _print(
+        config.nginx(
+            PathMap.parse(given.mapping),
+            given.upstream or f"unix:{given.unix}",
+            listen=given.listen,
+            server_name=given.server_name,
+            secret=_secret(given),
+            headers=given.header,
+        )
+    )
+
+
+def _add_caddy(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "caddy",
+        help="print a site for Caddy",
+        description="Print a site for a Caddyfile, from the mapping that the app uses.",
+        epilog="example: asgi-accel caddy --mapping '/mnt/storage/=/download/' --upstream 127.0.0.1:8000",
+    )
+    _add_app(parser)
+    parser.add_argument("--address", default=":80", help="the address of the site (default: %(default)s)")
+    parser.set_defaults(run=_run_caddy)
+
+
+def _run_caddy(given: argparse.Namespace) -> int:
+    upstream = given.upstream or f"unix:{given.unix}"
+    mapping = PathMap.parse(given.mapping)
+    return _print(config.caddy(mapping, upstream, address=given.address, secret=_secret(given)))
+
+
+def _add_app(parser: argparse.ArgumentParser) -> None:
+    """What any proxy must be told of the app."""
+    parser.add_argument("--mapping", required=True, metavar="MAPPING", help="the mapping that the app uses, as text")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--upstream", metavar="HOST:PORT", help="where the app listens")
+    where.add_argument("--unix", metavar="PATH", help="the unix socket where the app listens")
+    parser.add_argument(
+        "--secret", action="store_true", help="the app has a secret: it is read from the environment, ACCEL_SECRET"
+    )
+
+
+def _secret(given: argparse.Namespace) -> str | None:
     secret = os.environ.get("ACCEL_SECRET") if given.secret else None
     if given.secret and not secret:
         raise ValueError("--secret reads the environment variable ACCEL_SECRET, which is not set")
-    text = config.nginx(
-        PathMap.parse(given.mapping),
-        given.upstream or f"unix:{given.unix}",
-        listen=given.listen,
-        server_name=given.server_name,
-        secret=secret,
-        headers=given.header,
-    )
+    return secret
+
+
+def _print(text: str) -> int:
     # The names of directories are bytes, whatever the terminal's encoding.
     sys.stdout.buffer.write(os.fsencode(text))
     return 0

