@@ -183,7 +183,12 @@ def _sender(got: Answer, head: Answer, mapping: PathMap | None) -> Finding:
             "\n".join(["nginx needs a location for each pair of the app's mapping", *_locations(mapping)]),
         )
     if got.status != 200:
-        return Finding(name, False, f"{seen}, from the app", "let the request in, or give the URL of a file: --header")
+        return Finding(
+            name,
+            False,
+            f"{seen}, from the app",
+            "let the request in by --header 'Cookie: session=...', or give the URL of a file",
+        )
     seen = f"200, {got.size:,} bytes" if got.size >= 0 else "200"
     if got.sender == "nginx":
         return Finding(name, True, f"nginx: {seen}, nginx's ETag")
