@@ -19,6 +19,7 @@ from asgi_accel.mapping import PathMap, percent_encode
 LONGEST_BODY = 65536  # bytes that are read of an answer
 TIMEOUT = 20  # seconds
 ORIGIN = "https://asgi-accel-check.invalid"
+LET_IN = "let the request in by --header 'Cookie: session=...', or give the URL of a file"
 # What HEAD and GET need not have in common: it is of the connection, of the sender, or of the body.
 OF_THE_SENDER = {
     *("accept-ranges", "content-encoding", "content-length", "date", "etag", "last-modified", "server"),
@@ -158,9 +159,7 @@ def _sender(got: Answer, head: Answer, mapping: PathMap | None) -> Finding:
             "ask the proxy, not the app itself; and no proxy_ignore_headers may name X-Accel-Redirect",
         )
     if got.status in (301, 302, 303, 307, 308):
-        return Finding(
-            name, False, f"{seen}, to {got.get('location')}", "let the request in: --header 'Cookie: session=...'"
-        )
+        return Finding(name, False, f"{seen}, to {got.get('location')}", LET_IN)
     if got.is_of_nginx and got.status in (403, 404):
         who = "the app said yes, nginx " if head.status == 200 else "nginx "
         if got.status == 403:
@@ -187,7 +186,7 @@ def _sender(got: Answer, head: Answer, mapping: PathMap | None) -> Finding:
             name,
             False,
             f"{seen}, from the app",
-            "let the request in by --header 'Cookie: session=...', or give the URL of a file",
+            LET_IN,
         )
     seen = f"200, {got.size:,} bytes" if got.size >= 0 else "200"
     if got.sender == "nginx":
