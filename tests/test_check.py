@@ -240,7 +240,9 @@ class TestCommand:
 
     def test_no_answer(self, capsys: pytest.CaptureFixture[str]) -> None:
         """So does a site that does not answer, and one that speaks no HTTP or no TLS."""
-        assert main(["check", f"http://127.0.0.1:{free_port()}/"]) == 2
+        with socket.socket() as silent:
+            silent.bind(("127.0.0.1", 0))  # and does not listen
+            assert main(["check", f"http://127.0.0.1:{silent.getsockname()[1]}/"]) == 2
         assert "refused" in capsys.readouterr().err
         for answer in (b"", b"\x1b[31mgarbage\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: x\r\nA"):
             with answering(answer) as url:
