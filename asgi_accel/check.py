@@ -151,7 +151,7 @@ def _sender(got: Answer, head: Answer, mapping: PathMap | None) -> Finding:
     name, advice = "who sends the file", ""
     offer = f'proxy_set_header X-Accel-Mapping "{mapping or "/the/directory/=/prefix/"}";'
     seen = f"{got.status}"
-    if "x-accel-redirect" in got.headers or (got.status == 200 and got.size == 0 and head.size > 0):
+    if got.status == 200 and got.size == 0 and ("x-accel-redirect" in got.headers or head.size > 0):
         return Finding(
             name,
             False,
@@ -181,13 +181,10 @@ def _sender(got: Answer, head: Answer, mapping: PathMap | None) -> Finding:
             "404: the app said yes, and nginx, which has no location for the app's prefix, asked the app for that",
             "\n".join(["nginx needs a location for each pair of the app's mapping", *_locations(mapping)]),
         )
+    if got.is_of_nginx:
+        return Finding(name, False, f"{seen}, from nginx", "nginx's error log says why")
     if got.status != 200:
-        return Finding(
-            name,
-            False,
-            f"{seen}, from the app",
-            LET_IN,
-        )
+        return Finding(name, False, f"{seen}, from the app", LET_IN)
     seen = f"200, {got.size:,} bytes" if got.size >= 0 else "200"
     if got.sender == "nginx":
         return Finding(name, True, f"nginx: {seen}, nginx's ETag")

@@ -48,6 +48,7 @@ SITES = {
     "no ranges": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'max_ranges 0;')}",
     "no conditions": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'if_modified_since off;')}",
     "HEAD elsewhere": (f"location / {{ if ($request_method = HEAD) {{ return 204; }} {APP} }} {LOCATION}"),
+    "no app": "location / { proxy_pass http://unix:$folder/no-app.sock:; }",
     "forged mapping": """
         location / { proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }
         location /download/ { internal; alias $files/; }
@@ -120,6 +121,7 @@ class TestSites:
             ("wrong alias", "who sends the file", "404: the app said yes", "alias"),
             ("other prefix", "who sends the file", "no location", "location /download/ { internal; alias"),
             ("unreadable", "who sends the file", "403: the app said yes", "www-data"),
+            ("no app", "who sends the file", "502, from nginx", "error log"),
             ("nobody takes it", "who sends the file", "nobody", "proxy_ignore_headers"),
             ("shown", "inner headers", "X-Accel-Redirect", "proxy_hide_header X-Accel-Redirect;"),
             ("not internal", "/download/ from outside", "403", "internal;"),
@@ -157,6 +159,11 @@ class TestSites:
         status, found = run(capsys, sites.url("nobody takes it", mode="always"))
         assert status == 1
         assert "nobody" in found["who sends the file"][1]
+
+    def test_shown_redirect(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """A redirect that shows beside the file is no redirect that nobody took."""
+        _, found = run(capsys, sites.url("shown"))
+        assert found["who sends the file"][0]
 
     def test_origin(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """The origin that is given is the one that is asked for."""
