@@ -72,6 +72,14 @@ class TestServer:
         response = proxied.get(url("mapping", "file", bytes(Path(__file__))), headers={"Range": "bytes=0-9"})
         assert (response.status_code, response.content) == (206, Path(__file__).read_bytes()[:10])
 
+    @pytest.mark.parametrize("how", ["by-function", "by-coroutine", "at-the-end"])
+    def test_deleted_afterwards(self, pair: tuple[httpx.Client, httpx.Client], how: str) -> None:
+        """A file that the app deletes when it has responded is not lost behind nginx; Granian alone loses it."""
+        proxied, _ = pair
+        for _ in range(10):
+            response = proxied.get(f"/mapping/deleted-{how}")
+            assert (response.status_code, response.content) == (200, b"temporary ")
+
     def test_without_a_proxy(self, pair: tuple[httpx.Client, httpx.Client]) -> None:
         """A direct hit gets the file from the app, redirect or not."""
         _, direct = pair
