@@ -113,7 +113,7 @@ def uris() -> dict[str, dict[str, float]]:
                 uri(path)
             times[pairs, length].append((time.perf_counter() - start) / CALLS * 1e6)
     return {
-        f"{length} bytes": {f"{pairs} pairs": statistics.median(times[pairs, length]) for pairs in maps}
+        f"{length} bytes": {f"pairs: {pairs}": statistics.median(times[pairs, length]) for pairs in maps}
         for length in paths
     }
 

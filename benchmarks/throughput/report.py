@@ -74,7 +74,7 @@ def small(loads: Loads) -> str:
         f"of {ALONE}",
         "p50, ms",
         "p99, ms",
-        "app's CPU, s per million",
+        "app's CPU, us",
         "MiB",
     ]
     return table(columns, rows)

@@ -67,6 +67,7 @@ HTTP = """
 sendfile on;
 tcp_nopush on;
 keepalive_requests 1000000;
+proxy_max_temp_file_size 0;  # or the disk is busy with what one row has left when the next is measured
 proxy_http_version 1.1;
 proxy_set_header Connection "";
 proxy_set_header Host $host;
