@@ -36,9 +36,9 @@ FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-sinc
 # file, Apache and lighttpd heed the app's; of `Accept-Ranges` the client would get both.
 FROM_THE_FILE = {
     REDIRECT: frozenset((b"content-length", b"accept-ranges", b"etag", b"last-modified", REDIRECT)),
-    SENDFILE: frozenset((b"content-length", b"accept-ranges", SENDFILE)),
+    SENDFILE: frozenset((b"content-length", b"accept-ranges", SENDFILE, REDIRECT)),
 }
-# Apache takes X-Sendfile as it comes, lighttpd percent-decodes it, and both lose blanks at the end.
+# Apache takes X-Sendfile as it comes, but for blanks at the end; lighttpd percent-decodes it, and takes UTF-8 alone.
 PLAIN = re.compile(r"[^\x00-\x1f\x7f%]*[^\x00-\x20\x7f%]")
 
 
@@ -88,30 +88,34 @@ class AccelMiddleware:
                 self._offer.hide_secret(scope)
             return await self.app(scope, receive, send)
         offered = self._offer.of(scope)
-        if offered is not None:
-            mapping, headers = offered
-            responder = _Offered(self._offer.sendfile_type, mapping, headers, scope, receive, send)
-            try:
-                return await self.app(scope, receive, responder.send)
-            finally:
-                scope["extensions"] = responder.extensions
-                if responder.held:
-                    await responder.finish()
 
-        # A closure, since most requests come by here: it costs less than an object for each (benchmarks/overhead.py).
-        def respond(message: Message) -> Awaitable[None]:
-            nonlocal send
-            if message["type"] == "http.response.start":
-                for name, value in message.get("headers", ()):
-                    if len(name) == 16 and name.lower() == REDIRECT:
-                        path = self._path_of_redirect(value)
-                        if path is not None:
-                            answer = _send_redirected(path, message["headers"], scope, receive, send)
-                            send = _drop
-                            return answer
-            return send(message)
+        onward = send
+        # Where no proxy offers to send a redirect, or knows its header (Apache, lighttpd), the app sends the file.
+        if offered is None or self._offer.sendfile_type == SENDFILE:
+            # A closure, since most requests come by here: it costs less than an object (benchmarks/overhead.py).
+            def respond(message: Message) -> Awaitable[None]:
+                nonlocal send
+                if message["type"] == "http.response.start":
+                    for name, value in message.get("headers", ()):
+                        if len(name) == 16 and name.lower() == REDIRECT:
+                            path = self._path_of_redirect(value)
+                            if path is not None:
+                                answer = _send_redirected(path, message["headers"], scope, receive, send)
+                                send = _drop
+                                return answer
+                return send(message)
 
-        await self.app(scope, receive, respond)
+            onward = respond
+        if offered is None:
+            return await self.app(scope, receive, onward)
+        mapping, headers = offered
+        responder = _Offered(self._offer.sendfile_type, mapping, headers, scope, receive, onward)
+        try:
+            await self.app(scope, receive, responder.send)
+        finally:
+            scope["extensions"] = responder.extensions
+            if responder.held:
+                await responder.finish()
 
     def _path_of_redirect(self, target: bytes) -> str | None:
         uri = os.fsdecode(target)

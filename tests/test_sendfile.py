@@ -20,9 +20,14 @@ from starlette.staticfiles import StaticFiles
 from test_docs import blocks
 from test_nginx import NAMES, TEXT
 
-from asgi_accel import AccelMiddleware
+from asgi_accel import AccelMiddleware, AccelRedirectResponse
 
 FILES = Path(os.environ.get("FILES", "/nonexistent"))
+# What the two proxies would read differently, or not at all: the app sends these.
+UNLIKE = {
+    *(b"100%.txt", b"100%25.txt", b"%2e%2e", b"%00"),
+    *(b"new\nline.txt", b"tab\t.txt", b"trailing ", b"\xff\xfe\x80invalid.txt"),
+}
 SENDFILE = Path("/usr/lib/apache2/modules/mod_xsendfile.so")
 APACHE = """
 ServerName localhost
@@ -62,7 +67,28 @@ async def file(request: Request) -> Response:
     return FileResponse(path, status, headers, media_type="text/x-own", filename="name.txt")
 
 
-routes = [Route("/file", file, methods=["GET", "HEAD", "POST"]), Mount("/static", StaticFiles(directory="/"))]
+async def file_without_etag(request: Request) -> Response:
+    path = FILES / request.query_params["name"]
+    response = FileResponse(path, stat_result=path.stat())
+    del response.headers["etag"]
+    return response
+
+
+async def redirect(request: Request) -> Response:
+    return AccelRedirectResponse(FILES / "a.txt", headers={"X-Own": "1"})
+
+
+async def by_hand(request: Request) -> Response:
+    return Response(headers={"X-Sendfile": request.query_params["to"]}, status_code=int(request.query_params["status"]))
+
+
+routes = [
+    Route("/file", file, methods=["GET", "HEAD", "POST"]),
+    Route("/no-etag", file_without_etag),
+    Route("/redirect", redirect),
+    Route("/by-hand", by_hand),
+    Mount("/static", StaticFiles(directory="/")),
+]
 accel = Middleware(AccelMiddleware, {FILES: str(FILES)}, sendfile_type="X-Sendfile")
 # For a proxy that has other files in that place, so that it shows who sends.
 elsewhere = Middleware(
@@ -92,11 +118,16 @@ def files(folder: Path) -> Iterator[Path]:
     files = folder / "sendfile" / "files"
     files.mkdir(parents=True)
     (files / "a.txt").write_bytes(TEXT)
-    (files.parent / "elsewhere").mkdir()
-    (files.parent / "elsewhere" / "a.txt").write_bytes(b"the proxy's own")
+    (files / "sub").mkdir()
+    elsewhere = files.parent / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "a.txt").write_bytes(b"the proxy's own")
     (files.parent / "secret.txt").write_bytes(b"outside")
+    (files.parent / "files2").mkdir()
+    (files.parent / "files2" / "a.txt").write_bytes(b"outside")
     for name in NAMES:
         Path(os.fsdecode(os.path.join(os.fsencode(files), name))).write_bytes(b"content of " + name)
+        Path(os.fsdecode(os.path.join(os.fsencode(elsewhere), name))).write_bytes(b"the proxy's " + name)
     with asgi_server(folder, *UVICORN, app="test_sendfile:app", name="sendfile", FILES=str(files)):
         yield files
 
@@ -119,11 +150,16 @@ def proxy(request: pytest.FixtureRequest, folder: Path, files: Path) -> Iterator
     command = ["/usr/sbin/" + request.param, *(options if request.param == "apache2" else ["-D"])]
     log = files.parent / f"{request.param}.log"
     with Process([*command, "-f", str(files.parent / request.param)], port, log), client(port) as running:
+        running.headers["x-test"] = request.param
         yield running
 
 
 def url(name: bytes, way: str = "accel", **query: str) -> httpx.URL:
     return httpx.URL(f"/{way}/file", params={"hex": name.hex(), **query})
+
+
+def is_lighttpd(proxy: httpx.Client) -> bool:
+    return proxy.headers["x-test"] == "lighttpd"
 
 
 class TestProxy:
@@ -141,6 +177,8 @@ class TestProxy:
         """Each name arrives whole, or the app sends the file."""
         response = proxy.get(url(name))
         assert (response.status_code, response.content) == (200, b"content of " + name)
+        sender = b"content of " if name in UNLIKE else b"the proxy's "
+        assert proxy.get(url(name, "elsewhere")).content == sender + name
 
     def test_headers(self, proxy: httpx.Client) -> None:
         """All of the app's headers stay, its validators too, and nothing of the redirect shows."""
@@ -160,6 +198,14 @@ class TestProxy:
         if status == 206:
             assert response.content == (TEXT[3:7] if wanted == "bytes=3-6" else TEXT[-4:])
 
+    def test_several_ranges(self, proxy: httpx.Client) -> None:
+        """Ranges far apart come in parts; lighttpd joins those that are near each other."""
+        response = proxy.get(url(b"a.txt"), headers={"Range": "bytes=0-1,500-501"})
+        assert response.status_code == 206
+        assert response.headers["content-type"].startswith("multipart/byteranges")
+        response = proxy.get(url(b"a.txt"), headers={"Range": "bytes=0-1,5-6"})
+        assert response.headers.get("content-range") == ("bytes 0-6/1000" if is_lighttpd(proxy) else None)
+
     def test_conditions(self, proxy: httpx.Client) -> None:
         """The proxy heeds the app's own ETag and date, which HEAD has, too."""
         headers = proxy.head(url(b"a.txt")).headers
@@ -169,6 +215,69 @@ class TestProxy:
         for value, status in ((headers["etag"], 206), ('"other"', 200)):
             sent = {"Range": "bytes=3-6", "If-Range": value}
             assert proxy.get(url(b"a.txt"), headers=sent).status_code == status
+        response = proxy.get(url(b"a.txt"), headers={"If-Match": '"other"'})
+        assert response.status_code == (200 if is_lighttpd(proxy) else 412)
+
+    def test_no_etag_of_the_app(self, proxy: httpx.Client) -> None:
+        """A file without an ETag of the app's is not taken for another: Apache would give all the same one, "0"."""
+        first = proxy.get("/accel/no-etag?name=a.txt")
+        asked = {"If-None-Match": first.headers.get("etag", '"0"')}
+        other = proxy.get("/accel/no-etag?name=plain.txt", headers=asked)
+        assert (other.status_code, other.content) == (200, b"content of plain.txt")
+
+    @pytest.mark.parametrize("way", ["renamed", "deleted", "longer"])
+    def test_file_that_changes(self, proxy: httpx.Client, files: Path, way: str) -> None:
+        """A name that is used again is the new file at once: lighttpd's cache would hold the old one for a second."""
+        path, new = files / "changes.txt", files / "new.txt"
+        for number in range(4):
+            content = b"%d" % number * (100 + number)
+            if way == "deleted":
+                path.unlink(missing_ok=True)
+            target = new if way == "renamed" else path
+            target.write_bytes(content)
+            if way == "renamed":
+                new.replace(path)
+            assert proxy.get(url(b"changes.txt")).content == content
+
+    def test_post(self, proxy: httpx.Client) -> None:
+        """A POST is answered with the file by the proxy; one with a range is left to the app."""
+        assert proxy.post(url(b"a.txt", "elsewhere")).content == b"the proxy's own"
+        plain, left = (proxy.post(url(b"a.txt", way), headers={"Range": "bytes=0-1"}) for way in ("plain", "elsewhere"))
+        assert (left.status_code, left.content) == (plain.status_code, plain.content)
+
+    def test_accel_redirect(self, proxy: httpx.Client) -> None:
+        """An X-Accel-Redirect, which these proxies do not know, is answered with the file by the app."""
+        response = proxy.get("/accel/redirect", headers={"Range": "bytes=3-6"})
+        assert (response.status_code, response.content, response.headers["x-own"]) == (206, TEXT[3:7], "1")
+        assert "x-accel-redirect" not in response.headers
+
+    @pytest.mark.parametrize(
+        ("to", "apache", "lighttpd"),
+        [
+            ("none.txt", 404, 404),
+            ("sub", 404, 403),
+            ("../secret.txt", 404, 403),
+            ("../files2/a.txt", 404, 403),
+            ("%2e%2e/secret.txt", 404, 403),
+            ("/etc/passwd", 404, 403),
+        ],
+    )
+    def test_what_the_proxy_refuses(
+        self, proxy: httpx.Client, files: Path, to: str, apache: int, lighttpd: int
+    ) -> None:
+        """The proxy's own limit holds for a header by hand, whose path does not show."""
+        target = to if to.startswith("/") else f"{files}/{to}"
+        response = proxy.get("/plain/by-hand", params={"to": target, "status": "200"})
+        assert response.status_code == (lighttpd if is_lighttpd(proxy) else apache)
+        assert "x-sendfile" not in response.headers
+
+    def test_status_by_hand(self, proxy: httpx.Client, files: Path) -> None:
+        """Why another status is left to the app: Apache sends no file and shows the header, lighttpd keeps both."""
+        response = proxy.get("/plain/by-hand", params={"to": f"{files}/a.txt", "status": "403"})
+        assert response.status_code == 403
+        assert ("x-sendfile" in response.headers, response.content) == (
+            (False, TEXT) if is_lighttpd(proxy) else (True, b"")
+        )
 
     def test_head(self, proxy: httpx.Client) -> None:
         """A HEAD tells the length."""
@@ -181,10 +290,12 @@ class TestProxy:
         response = proxy.get(url(name, status=status))
         assert (response.status_code, response.content) == (int(status), b"outside" if b".." in name else TEXT)
 
-    def test_client_cannot_choose(self, proxy: httpx.Client, files: Path) -> None:
-        """The proxy replaces what a client says of the mapping."""
-        headers = {"X-Accel-Mapping": f"{files}/=/etc/", "X-Sendfile-Type": "X-Accel-Redirect"}
-        assert proxy.get(url(b"a.txt"), headers=headers).content == TEXT
+    @pytest.mark.parametrize("connection", ["keep-alive", "close, X-Accel-Mapping, X-Sendfile-Type"])
+    def test_client_cannot_choose(self, proxy: httpx.Client, files: Path, connection: str) -> None:
+        """The proxy replaces what a client says of the mapping; Apache lets it be taken away, so that the app sends."""
+        forged = {"X-Accel-Mapping": f"{files}/=/etc/", "X-Sendfile-Type": "X-Accel-Redirect", "Connection": connection}
+        response = proxy.get(url(b"a.txt"), headers=forged)
+        assert (response.status_code, response.content) == (200, TEXT)
 
 
 @pytest.mark.anyio
@@ -227,6 +338,13 @@ class TestInProcess:
         response = FileResponse(tmp_path / "a.txt", headers={"X-Sendfile": "/own"})
         answer = await ask(AccelMiddleware(response, {tmp_path: "/srv"}, always=True, sendfile_type="X-Sendfile"))
         assert (answer.header(b"x-sendfile"), answer.body) == (b"/own", b"")
+
+    async def test_own_accel_redirect(self, tmp_path: Path) -> None:
+        """A file response with the header of another proxy is redirected by its file."""
+        (tmp_path / "a.txt").write_bytes(TEXT)
+        response = FileResponse(tmp_path / "a.txt", headers={"X-Accel-Redirect": "/own"})
+        answer = await ask(AccelMiddleware(response, {tmp_path: "/srv"}, always=True, sendfile_type="X-Sendfile"))
+        assert (answer.header(b"x-sendfile"), answer.header(b"x-accel-redirect")) == (b"/srv/a.txt", None)
 
     def test_unknown_type(self) -> None:
         """Any other header is refused by its name."""
