@@ -35,15 +35,22 @@ def is_unsafe(path: bytes) -> bool:
     return b"\0" in path or (b".." in path and b".." in path.split(b"/"))
 
 
-def _longest(table: dict[bytes, bytes], path: bytes) -> tuple[bytes, bytes] | None:
-    """Look up the longest head of `path`, in whole components, that is in `table`; give its value and the rest."""
-    end = len(path)
-    while end > 0:
-        end = path.rfind(b"/", 0, end)
-        value = table.get(path[:end])
-        if value is not None:
-            return value, path[end:]
-    return None
+class _Heads(dict[bytes, bytes]):
+    """Heads of paths, and what to put in their place."""
+
+    def __init__(self, heads: dict[bytes, bytes]) -> None:
+        super().__init__(heads)
+        self._longest = max(map(len, heads), default=-1)
+
+    def replace(self, path: bytes) -> bytes | None:
+        """Replace the longest head of `path`, in whole components, that is here; None if none is."""
+        end = min(self._longest + 1, len(path))  # the slash after it lies no further
+        while end > 0:
+            end = path.rfind(b"/", 0, end)
+            value = self.get(path[:end])
+            if value is not None:
+                return value + path[end:]
+        return None
 
 
 def _read_value(text: str) -> str:
@@ -85,9 +92,10 @@ class PathMap:
                 shown = "=".join(map(repr, pair)) if isinstance(pair, tuple) else repr(pair)
                 raise ValueError(f"{shown} is not a pair of a directory and a URI prefix: {exc}") from exc
         # On Windows a directory has a drive. It stands in the map, but no proxy can have it, so it covers nothing.
-        self._prefixes = {key: prefix for key, prefix in self._pairs.items() if key[:1] in (b"/", b"")}
-        times = Counter(self._prefixes.values())
-        self._directories = {prefix: key for key, prefix in self._prefixes.items() if times[prefix] == 1}
+        prefixes = {key: prefix for key, prefix in self._pairs.items() if key[:1] in (b"/", b"")}
+        times = Counter(prefixes.values())
+        self._prefixes = _Heads(prefixes)
+        self._directories = _Heads({prefix: key for key, prefix in prefixes.items() if times[prefix] == 1})
 
     def _add(self, directory: StrPath, prefix: str) -> None:
         raw = os.fsencode(directory)
@@ -146,12 +154,8 @@ class PathMap:
             return None
         if raw.endswith(b"/") or not raw.startswith(b"/") or is_unsafe(raw):
             return None
-        found = _longest(self._prefixes, raw)
-        if found is None:
-            return None
-        uri = b"".join(found)
-        back = _longest(self._directories, uri)
-        if back is None or b"".join(back) != raw:
+        uri = self._prefixes.replace(raw)
+        if uri is None or self._directories.replace(uri) != raw:
             return None
         return percent_encode(uri)
 
@@ -168,8 +172,8 @@ class PathMap:
             raw = unquote_to_bytes(os.fsencode(uri))
         except UnicodeEncodeError:
             return None
-        found = None if is_unsafe(raw) else _longest(self._directories, raw)
-        return None if found is None else os.fsdecode(b"".join(found))
+        found = None if is_unsafe(raw) else self._directories.replace(raw)
+        return None if found is None else os.fsdecode(found)
 
     def __and__(self, other: PathMap) -> PathMap:
         """The pairs that both maps have."""

@@ -16,7 +16,7 @@ from starlette.responses import FileResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_accel.mapping import Pairs, PathMap
-from asgi_accel.offer import Offer, logger
+from asgi_accel.offer import FOR_GET, RANGES, Offer, logger
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -30,8 +30,6 @@ LONGEST_HEADERS = 3800
 LONGEST_HOLD = 0.1  # seconds that a redirect waits for the app to finish
 # Linux has a cheaper way to keep a file than to open it. The other must not wait for a pipe of that name.
 KEEP_FLAGS = getattr(os, "O_PATH", os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-# What a file sender heeds on GET and HEAD alone (RFC 9110, sections 13.2.1 and 14.2).
-FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"))
 # What the proxy has of its own, by the header that it takes. nginx sends its own `ETag` and `Last-Modified`, from the
 # file, Apache and lighttpd heed the app's; of `Accept-Ranges` the client would get both.
 FROM_THE_FILE = {
@@ -247,7 +245,7 @@ class _Offered:
     def _prepare_ranges(self) -> None:
         """Make the request's ranges such that they can be withheld."""
         headers = self._scope["headers"]
-        headers = [_RangeHeader(header) if header[0] in (b"range", b"if-range") else header for header in headers]
+        headers = [_RangeHeader(header) if header[0] in RANGES else header for header in headers]
         self._scope["headers"] = headers
         self._ranges = [header for header in headers if isinstance(header, _RangeHeader)]
 

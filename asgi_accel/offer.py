@@ -17,6 +17,10 @@ _is_logged = logger.isEnabledFor
 MAPPING = b"x-accel-mapping"
 SECRET = b"x-accel-secret"
 SENDFILE_TYPE = b"x-sendfile-type"
+RANGES = frozenset((b"range", b"if-range"))
+# What a file sender heeds on GET and HEAD alone (RFC 9110, sections 13.2.1 and 14.2).
+FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"))
+WATCHED = FOR_GET | {MAPPING, SECRET, SENDFILE_TYPE}
 PROXIED = frozenset((b"x-forwarded-for", b"forwarded", b"via"))  # what a request has that came through a proxy
 LONGEST = 8192  # bytes of a mapping header, as many as nginx takes in one line (large_client_header_buffers)
 
@@ -58,34 +62,35 @@ class Offer:
         # What a header means is worked out once for each value. A client that sends many values pushes others out of
         # the cache, but cannot make it grow.
         self._read = lru_cache(maxsize=16)(self._read_mapping)
-        # The headers that make a request worth a look: those of any proxy, too, until the warning is given.
-        self._needed = frozenset((MAPPING,) if secret is None else (MAPPING, SECRET))
-        self._watched = self._needed | PROXIED
+        self._watched = WATCHED | PROXIED  # without PROXIED once the warning has been given
 
     def of(self, scope: Scope) -> tuple[PathMap, dict[bytes, bytes]] | None:
-        """What the proxy offers to send, with the request's headers by name, or None where it offers nothing.
+        """What the proxy offers to send, with the request's headers that matter, or None where it offers nothing.
 
         Takes the secret out of what the app sees.
         """
+        # Each request comes by here, so nothing more is done than must be (benchmarks/overhead.py).
         watched = self._watched
-        for name, _ in scope["headers"]:
+        headers: dict[bytes, bytes] = {}
+        repeated: tuple[bytes, ...] = ()
+        for name, value in scope["headers"]:
             if name in watched:
-                break
-        else:
-            # Most requests end here, so nothing more is done for them than must be (benchmarks/overhead.py).
-            if not (self.always or _is_logged(logging.DEBUG)):
-                return None
+                if name in headers:
+                    repeated += (name,)
+                headers[name] = value
+        if not (headers or self.always or _is_logged(logging.DEBUG)):
+            return None
         if self.always:
-            return self.mapping, dict(scope["headers"])
-        headers = dict(scope["headers"])
-        offered = self._examine(headers, scope["headers"])
-        self.hide_secret(scope)
+            return self.mapping, headers
+        offered = self._examine(headers, repeated)
+        if self.secret is not None:
+            self.hide_secret(scope)
         if not isinstance(offered, str):
             return offered, headers
         logger.debug("nothing is offered to send %.200r: %s", scope["path"], offered)
-        proxied = self._watched & PROXIED & headers.keys()
+        proxied = watched & PROXIED & headers.keys()
         if proxied:
-            self._watched = self._needed
+            self._watched = WATCHED
             self._warn_of_proxy(min(proxied), offered)
         return None
 
@@ -94,16 +99,14 @@ class Offer:
         if self.secret is not None:
             scope["headers"] = [header for header in scope["headers"] if header[0] != SECRET]
 
-    def _examine(self, headers: dict[bytes, bytes], listed: list[tuple[bytes, bytes]]) -> PathMap | str:
+    def _examine(self, headers: dict[bytes, bytes], repeated: tuple[bytes, ...]) -> PathMap | str:
         """The map that a request's headers offer, or the reason why they offer nothing."""
         if MAPPING not in headers:
             return "it has no X-Accel-Mapping header"
-        if len(headers) < len(listed):
-            names = [name for name, _ in listed]
-            for name in (MAPPING, SECRET, SENDFILE_TYPE):
-                if names.count(name) > 1:
-                    return f"its {name.decode()} header was sent more than once"
-        if headers.get(SENDFILE_TYPE, self.sendfile_type).lower() != self.sendfile_type:
+        for name in repeated:
+            if name in (MAPPING, SECRET, SENDFILE_TYPE):
+                return f"its {name.decode()} header was sent more than once"
+        if SENDFILE_TYPE in headers and headers[SENDFILE_TYPE].lower() != self.sendfile_type:
             return f"its X-Sendfile-Type header is {headers[SENDFILE_TYPE][:200]!r}, not {self.sendfile_type.decode()}"
         if self.secret is not None and not hmac.compare_digest(headers.get(SECRET, b""), self.secret):
             return "its X-Accel-Secret header is missing or wrong"

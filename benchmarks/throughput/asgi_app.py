@@ -28,15 +28,15 @@ async def redirect(request: Request) -> Response:
 
 
 async def mapped(request: Request) -> Response:
-    return AccelRedirectResponse(FILES / request.path_params["name"], mapping=MAPPING)
+    return AccelRedirectResponse(f"{FILES}/{request.path_params['name']}", mapping=MAPPING)
 
 
 async def file(request: Request) -> Response:
-    return FileResponse(FILES / request.path_params["name"])
+    return FileResponse(f"{FILES}/{request.path_params['name']}")
 
 
 async def file_with_stat(request: Request) -> Response:
-    path = FILES / request.path_params["name"]
+    path = f"{FILES}/{request.path_params['name']}"
     return FileResponse(path, stat_result=os.stat(path))
 
 
