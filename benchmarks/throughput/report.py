@@ -16,9 +16,10 @@ from typing import Any
 RESULTS = Path(__file__).parent.parent
 GIB = 1 << 30
 PACKAGES = [
-    "asgi-accel", "starlette", "uvicorn", "httptools", "uvloop", "granian", "gunicorn",
+    "starlette", "uvicorn", "httptools", "uvloop", "granian", "gunicorn",
     "flask", "django", "django-sendfile2", "django-downloadview",
 ]  # fmt: skip
+PEERS = ["Flask send_file", "django-sendfile2", "django-downloadview", "Rack::Sendfile"]
 LIMIT, BY_HAND, ALONE = "nginx, static", "header by hand", "FileResponse alone"
 
 Loads = dict[str, dict[str, Any]]  # by row and size
@@ -112,6 +113,42 @@ def by_pairs(uri: dict[str, dict[str, float]]) -> str:
     return table(["", *next(iter(uri.values()))], rows)
 
 
+def asked(loads: Loads, added: dict[str, dict[str, float]]) -> str:
+    """What the project asks of itself, and what this run gives."""
+    rate = {name: sizes["4KiB"].requests / sizes["4KiB"].seconds for name, sizes in loads.items()}
+    cost = {name: sizes["4KiB"].processor / sizes["4KiB"].requests for name, sizes in loads.items()}
+    bandwidth = {name: sizes["100MiB"].bytes / sizes["100MiB"].seconds for name, sizes in loads.items()}
+    processor = {name: sizes["100MiB"].processor / sizes["100MiB"].bytes for name, sizes in loads.items()}
+    redirect, through, file = "AccelRedirectResponse", "AccelRedirectResponse, middleware", "FileResponse, middleware"
+    peers = [name for name in PEERS if name in loads]
+    of_trusted = {offer: by["AccelMiddleware"] / by["TrustedHostMiddleware"] for offer, by in added.items()}
+    goals = [
+        (f"{redirect}, of the header by hand", rate[redirect] / rate[BY_HAND], 0.97),
+        ("the same through the middleware", rate[through] / rate[BY_HAND], 0.97),
+        (f"{file}, of {ALONE}", rate[file] / rate[ALONE], 2.5),
+        (f"{file}, of the header by hand", rate[file] / rate[BY_HAND], 0.5),
+        ("the same with stat_result", rate["FileResponse with stat_result, middleware"] / rate[BY_HAND], 0.5),
+        (f"100 MiB: {file}, of nginx, static", bandwidth[file] / bandwidth[LIMIT], 0.95),
+        (f"{through}, requests/s, of the best peer", rate[through] / max(rate[name] for name in peers), 1.0),
+        (f"{file}, requests/s, of the best peer", rate[file] / max(rate[name] for name in peers), 1.0),
+    ]
+    limits = [
+        (f"100 MiB: the app's CPU, {file}, of {ALONE}", processor[file] / processor[ALONE], 0.01),
+        ("the middleware, nothing offered, of TrustedHostMiddleware", of_trusted["nothing offered"], 1 / 3),
+        ("the middleware, offered, of TrustedHostMiddleware", of_trusted["offered"], 2 / 3),
+        (f"{through}, CPU per request, of the best peer", cost[through] / min(cost[name] for name in peers), 1.0),
+    ]
+    rows = [
+        [what, f"{value:.3g}", f"at least {goal:.3g}", "yes" if round(value, 2) >= goal else "no"]
+        for what, value, goal in goals
+    ]
+    rows += [
+        [what, f"{value:.3g}", f"at most {goal:.3g}", "yes" if round(value, 4) <= goal else "no"]
+        for what, value, goal in limits
+    ]
+    return table(["", "ratio", "asked", "reached"], rows)
+
+
 def plot(title: str, values: dict[str, float], form: Callable[[float], str]) -> str:
     """A bar for each row, longest first; colours that a light and a dark page both bear."""
     longest = max(values.values())
@@ -169,6 +206,12 @@ Microseconds that a middleware adds to a response that is no file, and that as a
 Microseconds that `PathMap.uri` takes:
 
 {by_pairs(in_one_process["uri"])}
+
+## What was asked for
+
+{asked(loads, in_one_process["added"])}
+
+{reasons}
 """
     (RESULTS / "results.md").write_text(text)
     rates = {name: sizes["4KiB"].requests / sizes["4KiB"].seconds for name, sizes in loads.items()}
@@ -182,3 +225,19 @@ Microseconds that `PathMap.uri` takes:
 
 
 table_note = "The app's CPU time is that of its processes alone, without nginx; the memory is the most they held."
+
+# What the figures above say of those that are not reached.
+reasons = """Why some are not:
+
+- `FileResponse` looks at the file in another thread, which takes more than everything else together; `stat_result=`
+  spares it, and nothing else does that leaves Starlette as it is.
+- The row "the least" is the same response with a middleware that does nothing but put the path into a header. Between
+  it and `AccelMiddleware` lies first of all the file that is held open until the app is done, lest a background task
+  deletes it before nginx opens it ([measured](../docs/reliability.md#the-app-deletes-the-file)): `open`, `fstat`,
+  `stat` and `close`, about half of the difference. The rest is the percent-encoded URI and the look whether a redirect
+  is safe.
+- In process, "the least" is a coroutine, a look for one header of the request and a look for one of the response, which
+  alone are a third of what `TrustedHostMiddleware` takes. `AccelMiddleware` looks for all headers that matter, in the
+  one method that reads them, and takes names in any case; where files are offered, it makes the app's view of the
+  extensions and its `send`.
+- Puma spreads its work over threads and does the file's `stat` in place; `AccelRedirectResponse` does none at all."""

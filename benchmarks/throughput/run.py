@@ -54,6 +54,7 @@ ROWS = [
     Row("AccelRedirectResponse, mapping=, middleware", "accel", "/mapped/", offered=True),
     Row("FileResponse, middleware", "accel", "/file/", offered=True),
     Row("FileResponse with stat_result, middleware", "accel", "/file-with-stat/", offered=True),
+    Row("FileResponse with stat_result, the least", "least", "/file-with-stat/"),
     Row("StaticFiles, middleware", "accel", "/static/", offered=True),
     Row("FileResponse alone", "plain", "/file/", by_nginx=False),
     Row("Granian alone, pathsend", "granian", "/file/", by_nginx=False),
@@ -139,7 +140,7 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.files = folder / "files"
-        self.pids: dict[str, list[int]] = {"": []}
+        self.pids: dict[str, int] = {}
         self.port = free_port()
         self.granian_port = 0
 
@@ -152,7 +153,7 @@ class Stage:
         with contextlib.ExitStack() as stack:
             for name, server in self.servers().items():
                 stack.enter_context(server)
-                self.pids[name] = list(family(server.process.pid))
+                self.pids[name] = server.process.pid
             os.sched_setaffinity(0, NGINX_CORES)
             stack.enter_context(Nginx(self.folder, self.configuration(), self.folder / "nginx.sock", connections=1024))
             yield
@@ -180,13 +181,13 @@ class Stage:
         }
         asgi = {
             name: asgi_server(self.folder, *UVICORN, app=f"asgi_app:{name}", name=name, tcp=False, **environment)
-            for name in ("plain", "accel")
+            for name in ("plain", "accel", "least")
         }
         return {**asgi, "granian": granian, **others}
 
     def configuration(self) -> str:
         """Each row's server under a prefix with its name, with a mapping header where nginx offers."""
-        servers = sorted({row.server for row in ROWS if row.server in self.pids} - {"", "granian"})
+        servers = sorted({row.server for row in ROWS if row.server in self.pids} - {"granian"})
         upstreams = "".join(
             f"upstream {name} {{ server unix:{self.folder}/{name}.sock; keepalive 32; }}\n" for name in servers
         )
@@ -218,7 +219,7 @@ class Stage:
             raise RuntimeError(f"{row.name} was {'not ' * row.by_nginx}sent by nginx: {response.headers}")
 
     def load(self, row: Row, size: str) -> Load:
-        pids = self.pids[row.server]
+        pids = list(family(self.pids[row.server])) if row.server else []
         wait_for_rest(pids)
         reset_peak(pids)
         before = processor_time(pids)
@@ -241,7 +242,7 @@ def run() -> dict[str, dict[str, Load]]:
         Path(name).chmod(0o755)
         stage = Stage(Path(name))
         with stage.start():
-            rows = [row for row in ROWS if row.server in stage.pids]
+            rows = [row for row in ROWS if not row.server or row.server in stage.pids]
             for row in rows:
                 stage.check(row)
             loads: dict[tuple[str, str], list[Load]] = {(row.name, size): [] for row in rows for size in SIZES}
