@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint unit lowest package bench faults nginx proxies clean
+.PHONY: help demo test test-all lint unit lowest package bench faults pictures nginx proxies browser clean
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -37,17 +37,21 @@ proxies: nginx
 	@tools/install apache2=apache2 lighttpd=lighttpd caddy=caddy \
 		/usr/lib/apache2/modules/mod_xsendfile.so=libapache2-mod-xsendfile
 
+# For tests/test_browser.py. Only .venv has what drives it, so `make lowest` and `make test-all` run without.
+browser:
+	@tools/install chromium=chromium
+
 lint: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-unit: proxies .venv/.installed
+unit: proxies browser .venv/.installed
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 
 lowest: proxies .venv-lowest/.installed
-	.venv-lowest/bin/python -m pytest --quiet
+	.venv-lowest/bin/python -m pytest --quiet --ignore tests/test_browser.py
 
 package: .venv/.installed
 	$(BIN)/python tools/check_package.py
@@ -65,6 +69,10 @@ bench: nginx .venv/.installed .venv/.bench
 
 faults: nginx .venv/.installed
 	PYTHONPATH=tests $(BIN)/python benchmarks/faults $(ONLY)
+
+pictures: nginx browser .venv/.installed
+	@tools/install /usr/share/fonts/opentype/inter/Inter-Regular.otf=fonts-inter
+	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 clean:
 	rm -rf .nginx .venv .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache

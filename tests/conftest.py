@@ -44,6 +44,14 @@ def need_caddy(kind: str) -> str:
     return binary
 
 
+def need_chromium() -> str:
+    """The browser. Skip a test where there is none; in CI, fail it."""
+    binary = shutil.which("chromium")
+    _need(binary, "there is no chromium: apt-get install chromium (Debian)")
+    assert binary is not None
+    return binary
+
+
 def _need(binary: str | None, message: str) -> None:
     if binary is None:
         if os.environ.get("CI") == "true":

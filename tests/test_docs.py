@@ -18,7 +18,11 @@ from test_nginx import sent_by_nginx
 from asgi_accel.__main__ import build_parser, main
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [path.relative_to(ROOT).as_posix() for path in (*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"))]
+DOCUMENTS = [
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/*.md", "examples/*/*.md")
+    for path in ROOT.glob(pattern)
+]
 LANGUAGES = {"nginx", "python", "sh", "text", "apache", "lighttpd"}  # the last two: test_sendfile.py
 
 
@@ -141,6 +145,8 @@ class TestDocuments:
                 subprocess.run([*command, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
             elif command[:1] == ["asgi-accel"]:
                 build_parser().parse_args(command[1:])
+            elif command[:2] == ["docker", "compose"]:  # not run here: test_example.py reads the file
+                assert ((ROOT / document).parent / "compose.yaml").exists()
             else:
                 assert command == ["pip", "install", "asgi-accel"]
 
@@ -150,7 +156,7 @@ class TestDocuments:
             if target.startswith("https://"):
                 continue
             name, _, heading = target.partition("#")
-            text = ((ROOT / document).parent / name if name else ROOT / document).read_text()
+            text = ((ROOT / document).parent / name if name else ROOT / document).read_bytes().decode(errors="replace")
             headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
             assert not heading or heading in [
                 re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in headings

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import re
 import shlex
@@ -9,26 +11,39 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any
 
 import httpx
 import pytest
+import yaml
 from conftest import need_nginx
+from servers import free_port
+from test_nginx import sent_by_nginx
 
-EXAMPLE = Path(__file__).parent.parent / "examples" / "fastapi_app"
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "examples" / "fastapi_app"
 FILES = EXAMPLE / "files"
 ALICE = ("alice", "wonderland")
 BOB = ("bob", "builder")
-UMLAUT = "Übersicht 100%.txt"
+# Numbers of the library's first files, and the samples that they are copies of.
+CLIP, REPORT, OVERVIEW, INVOICE, NOTES, BACKUP = range(1, 7)
+SAMPLES = {REPORT: "report.pdf", OVERVIEW: "overview.txt", INVOICE: "invoice.pdf", NOTES: "notes.txt"}
+GIB = 2**30
+HOLE = 64 * 2**20  # bytes that the video has more than its sample
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+def two_free_ports() -> int:
+    """A port that is free, as is the one after it."""
+    while True:
+        port = free_port()
+        with contextlib.suppress(OSError, OverflowError), socket.socket() as next_one:
+            next_one.bind(("127.0.0.1", port + 1))
+            return port
 
 
 @dataclass
@@ -37,17 +52,32 @@ class Demo:
     port: int
     said: str
     temporary: Path
+    behind_nginx: bool
 
     @property
     def address(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def get(self, path: str, auth: tuple[str, str] | None, **headers: str) -> httpx.Response:
-        return httpx.get(self.address + path, auth=auth, headers=headers, trust_env=False)
+    @property
+    def app_address(self) -> str:
+        return f"http://127.0.0.1:{self.port + 1}"
+
+    def stored(self) -> list[Path]:
+        """What is on the disk."""
+        return list(self.temporary.glob("*/data/files/*"))
+
+    @contextlib.contextmanager
+    def client(self, user: tuple[str, str] | None = None, address: str | None = None) -> Iterator[httpx.Client]:
+        """Somebody who has signed in, or not."""
+        with httpx.Client(base_url=address or self.address, trust_env=False, timeout=20) as client:
+            if user:
+                answer = client.post("/sign-in", data={"user": user[0], "password": user[1]})
+                assert (answer.status_code, answer.headers["location"]) == (303, "/")
+            yield client
 
 
 def start(folder: Path, **environment: str) -> Demo:
-    port = free_port()
+    port = two_free_ports()
     temporary = folder / "temporary"
     temporary.mkdir()
     process = subprocess.Popen(
@@ -62,7 +92,7 @@ def start(folder: Path, **environment: str) -> Demo:
         line = process.stdout.readline()
         assert line, f"the demo ended: {said}"
         said += line
-    return Demo(process, port, said, temporary)
+    return Demo(process, port, said, temporary, "There is no nginx" not in said)
 
 
 def stop(demo: Demo, number: signal.Signals = signal.SIGINT) -> str:
@@ -74,78 +104,314 @@ def stop(demo: Demo, number: signal.Signals = signal.SIGINT) -> str:
 def demo(request: pytest.FixtureRequest, folder: Path) -> Iterator[Demo]:
     own = folder / request.param.replace(" ", "-")
     own.mkdir()
+    environment = {"MAX_UPLOAD": "300000"}
     if request.param == "alone":
-        running = start(own, NGINX="/nonexistent")
-        assert "There is no nginx" in running.said
+        environment["NGINX"] = "/nonexistent"
     else:
         need_nginx()
-        running = start(own)
+    running = start(own, **environment)
+    assert running.behind_nginx == (request.param == "behind nginx")
     yield running
     stop(running)
 
 
-class TestDemo:
+@pytest.fixture
+def alice(demo: Demo) -> Iterator[httpx.Client]:
+    with demo.client(ALICE) as client:
+        yield client
+
+
+@pytest.fixture
+def bob(demo: Demo) -> Iterator[httpx.Client]:
+    with demo.client(BOB) as client:
+        yield client
+
+
+@pytest.fixture
+def nobody(demo: Demo) -> Iterator[httpx.Client]:
+    with demo.client() as client:
+        yield client
+
+
+def wait_until(look: Callable[[], list[Any]], count: int) -> list[Any]:
+    """Look until there is as much as there should be."""
+    deadline = time.monotonic() + 20
+    while len(found := look()) < count:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.02)
+    return found
+
+
+def answers(port: int) -> list[int]:
+    with socket.socket() as connection:
+        return [port] if connection.connect_ex(("127.0.0.1", port)) == 0 else []
+
+
+def upload(client: httpx.Client, name: str, content: bytes) -> httpx.Response:
+    return client.post("/files", files={"upload": (name, content)})
+
+
+def uploaded(client: httpx.Client, name: str, content: bytes) -> int:
+    """Upload a file, and return its number."""
+    answer = upload(client, name, content)
+    assert answer.status_code == 303
+    return int(answer.headers["location"].removeprefix("/#file-"))
+
+
+class TestLibrary:
     """The same requests, behind nginx and alone."""
 
     @pytest.mark.parametrize(
-        ("auth", "name", "kind"),
+        ("user", "number", "kind"),
         [
-            (ALICE, "clip.mp4", "video/mp4"),
-            (ALICE, "report.pdf", "application/pdf"),
-            (ALICE, UMLAUT, "text/plain; charset=utf-8"),
-            (BOB, "notes.txt", "text/plain; charset=utf-8"),
-            (BOB, "invoice.pdf", "application/pdf"),
+            (ALICE, REPORT, "application/pdf"),
+            (ALICE, OVERVIEW, "text/plain; charset=utf-8"),
+            (BOB, INVOICE, "application/pdf"),
+            (BOB, NOTES, "text/plain; charset=utf-8"),
         ],
     )
-    def test_files(self, demo: Demo, auth: tuple[str, str], name: str, kind: str) -> None:
-        """Each user has files, shown and saved, byte for byte; the other one has not."""
-        for route in ("files", "download"):
-            response = demo.get(f"/{route}/{quote(name)}", auth)
-            assert response.status_code == 200
-            assert response.content == (FILES / auth[0] / name).read_bytes()
-            assert response.headers["content-type"] == kind
-            assert not [header for header in response.headers if header.startswith("x-accel")]
-            assert ("content-disposition" in response.headers) == (route == "download")
-            head = httpx.head(f"{demo.address}/{route}/{quote(name)}", auth=auth, trust_env=False)
-            assert head.headers["content-length"] == response.headers["content-length"]
-            assert demo.get(f"/{route}/{quote(name)}", BOB if auth == ALICE else ALICE).status_code == 404
-            assert demo.get(f"/{route}/{quote(name)}", None).status_code == 401
-            assert demo.get(f"/{route}/{quote(name)}", (auth[0], "wrong")).status_code == 401
+    def test_files(self, demo: Demo, user: tuple[str, str], number: int, kind: str) -> None:
+        """Each user has files, shown and saved, byte for byte; the other one, and who has not signed in, has not."""
+        with demo.client(user) as owner, demo.client(BOB if user == ALICE else ALICE) as other, demo.client() as nobody:
+            for url, disposition in ((f"/files/{number}", "inline"), (f"/files/{number}/download", "attachment")):
+                response = owner.get(url)
+                assert response.status_code == 200
+                assert response.content == (FILES / SAMPLES[number]).read_bytes()
+                assert response.headers["content-type"] == kind
+                assert response.headers["content-disposition"].startswith(f"{disposition}; filename")
+                assert response.headers["x-content-type-options"] == "nosniff"
+                assert response.headers["cache-control"] == "private, no-cache"
+                assert not [header for header in response.headers if header.startswith("x-accel")]
+                assert sent_by_nginx(response) == demo.behind_nginx
+                head = owner.head(url)
+                assert head.headers["content-length"] == response.headers["content-length"]
+                refused = other.get(url)
+                assert refused.status_code == 403
+                assert "This file is not yours." in refused.text
+                assert nobody.get(url).status_code == 401
 
-    def test_name_of_the_download(self, demo: Demo) -> None:
+    def test_name_of_the_download(self, alice: httpx.Client) -> None:
         """A download has its name."""
-        value = demo.get(f"/download/{quote(UMLAUT)}", ALICE).headers["content-disposition"]
-        assert value == "attachment; filename=\"_bersicht 100_.txt\"; filename*=UTF-8''%C3%9Cbersicht%20100%25.txt"
+        value = alice.get(f"/files/{OVERVIEW}/download").headers["content-disposition"]
+        assert value == (
+            'attachment; filename="_bersicht 100 _ f_r M_rz.txt"; '
+            "filename*=UTF-8''%C3%9Cbersicht%20100%20%25%20f%C3%BCr%20M%C3%A4rz.txt"
+        )
 
-    def test_seeking(self, demo: Demo) -> None:
-        """A browser can seek in the video."""
-        response = demo.get("/files/clip.mp4", ALICE, Range="bytes=1000-1999")
+    def test_video(self, demo: Demo, alice: httpx.Client) -> None:
+        """The video is large, and a browser can seek in it."""
+        (stored,) = (path for path in demo.stored() if HOLE < path.stat().st_size < GIB)
+        video = stored.read_bytes()
+        response = alice.get(f"/files/{CLIP}", headers={"Range": f"bytes={HOLE}-"})
         assert response.status_code == 206
-        assert response.content == (FILES / "alice" / "clip.mp4").read_bytes()[1000:2000]
+        assert response.content == video[HOLE:]
+        assert response.headers["content-type"] == "video/mp4"
+        assert sent_by_nginx(response) == demo.behind_nginx
+        assert alice.get(f"/files/{CLIP}/download").content == video
 
-    def test_index(self, demo: Demo) -> None:
-        """The page links the user's own files and plays the video."""
-        page = demo.get("/", ALICE).text
-        links = re.findall('href="([^"]*)"', page)
-        assert len(links) == 6
+    def test_large_file(self, alice: httpx.Client) -> None:
+        """A GiB is there, to its last byte, and takes no room on the disk."""
+        assert alice.head(f"/files/{BACKUP}/download").headers["content-length"] == str(GIB)
+        end = alice.get(f"/files/{BACKUP}/download", headers={"Range": f"bytes={GIB - 1}-"})
+        assert (end.status_code, end.content) == (206, b"\0")
+
+    def test_room_on_the_disk(self, demo: Demo) -> None:
+        """The large files are sparse."""
+        large = [path.stat() for path in demo.stored() if path.stat().st_size > HOLE]
+        assert len(large) == 2
+        assert sum(stat.st_blocks * 512 for stat in large) < 1_000_000
+
+    def test_passwords(self, nobody: httpx.Client) -> None:
+        """Nobody gets in with another password, or as somebody unknown."""
+        for user, password in (("alice", "builder"), ("alice", ""), ("carol", "wonderland"), ("carol", "")):
+            answer = nobody.post("/sign-in", data={"user": user, "password": password})
+            assert answer.status_code in (400, 401)  # 400: nothing given
+            assert "set-cookie" not in answer.headers
+
+    def test_forged_cookie(self, nobody: httpx.Client, alice: httpx.Client) -> None:
+        """A session that the app has not signed is none."""
+        session = alice.cookies["session"]
+        for forged in ("eyJ1c2VyIjogImFsaWNlIn0=", session[:-3] + "AAA", "x" + session):
+            assert nobody.get("/", headers={"Cookie": f"session={forged}"}).status_code == 401
+
+    def test_cookie(self, nobody: httpx.Client) -> None:
+        """The cookie is out of reach for scripts and for requests that another site starts."""
+        answer = nobody.post("/sign-in", data={"user": "bob", "password": "builder"})
+        value = answer.headers["set-cookie"].lower()
+        assert "httponly" in value
+        assert "samesite=lax" in value
+
+    def test_passwords_are_hashed(self, demo: Demo) -> None:
+        """Who reads the database has no password."""
+        (database,) = demo.temporary.glob("*/data/library.db")
+        for _, password in (ALICE, BOB):
+            assert password.encode() not in database.read_bytes()
+
+    def test_sign_out(self, demo: Demo) -> None:
+        """Who has signed out has no files."""
+        with demo.client(ALICE) as client:
+            assert client.get(f"/files/{REPORT}").status_code == 200
+            assert client.post("/sign-out").status_code == 303
+            for url in ("/", f"/files/{REPORT}", f"/files/{REPORT}/download", "/transfers"):
+                assert client.get(url).status_code == 401
+
+    def test_shelf(self, alice: httpx.Client) -> None:
+        """The page plays the video, and its links lead somewhere."""
+        page = alice.get("/")
+        links = re.findall('(?:href|src)="(/[^"#]*)', page.text)
+        assert {f"/files/{number}/download" for number in (CLIP, REPORT, OVERVIEW, BACKUP)} <= {*links}
         for link in links:
-            assert demo.get(link, ALICE).status_code == 200
-        assert "<video" in page
+            with alice.stream("GET", link) as answer:
+                assert answer.status_code == (403 if link == f"/files/{INVOICE}" else 200)
+        assert f'<video controls playsinline preload="metadata" src="/files/{CLIP}">' in page.text
+        assert page.headers["cache-control"] == "no-store"
+        assert page.headers["content-security-policy"].startswith("default-src 'self';")
 
-    def test_no_way_out(self, demo: Demo) -> None:
+    @pytest.mark.parametrize(
+        "name", ["a.txt", "Fotos 50 % Übersicht 写真 \"'<b>.txt", "../../library.db", "x" * 500 + ".txt"]
+    )
+    def test_upload(self, alice: httpx.Client, bob: httpx.Client, name: str) -> None:
+        """What was uploaded can be downloaded at once, by its owner alone, whatever its name."""
+        content = os.urandom(200_000)
+        number = uploaded(alice, name, content)
+        for url in (f"/files/{number}", f"/files/{number}/download"):
+            answer = alice.get(url)
+            assert answer.content == content
+            assert answer.status_code == 200
+            assert bob.get(url).status_code == 403
+        assert "<b>" not in alice.get("/").text
+
+    def test_upload_needs_a_user(self, nobody: httpx.Client) -> None:
+        """Nobody uploads without signing in."""
+        assert upload(nobody, "a.txt", b"x").status_code == 401
+
+    def test_stored_names(self, demo: Demo, alice: httpx.Client) -> None:
+        """No name that a user chose becomes a path, and only nginx's group may read the files."""
+        uploaded(alice, "../../evil.html", b"x")
+        for path in demo.stored():
+            assert re.fullmatch("[0-9a-f]{32}", path.name)
+            assert path.stat().st_mode & 0o777 == 0o640
+        assert not list(demo.temporary.rglob("*evil*"))
+        (database,) = demo.temporary.glob("*/data/library.db")
+        assert database.stat().st_mode & 0o777 == 0o600
+
+    @pytest.mark.parametrize(
+        "name", ["a.html", "a.svg", "a.xhtml", "a.xml", "a.js", "a.txt.gz", "a", "data:text/html,x"]
+    )
+    def test_active_content(self, alice: httpx.Client, name: str) -> None:
+        """An uploaded page is saved and never shown, so its scripts act for nobody."""
+        answer = alice.get(f"/files/{uploaded(alice, name, b'<script>alert(1)</script>')}")
+        assert answer.headers["content-disposition"].startswith("attachment;")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+    def test_upload_limit(self, alice: httpx.Client) -> None:
+        """A file that is too large is refused with a page, and not kept."""
+        before = alice.get("/").text.count("<li")
+        answer = upload(alice, "large.bin", bytes(300_001))
+        assert answer.status_code == 413
+        assert "At most 300,000 bytes" in answer.text
+        assert alice.get("/").text.count("<li") == before
+        uploaded(alice, "just right.bin", bytes(300_000))
+
+    def test_mistakes(self, alice: httpx.Client) -> None:
+        """A wrong address gets a page, too."""
+        for url, status in (
+            ("/files/999", 404),
+            (f"/files/{10**30}", 404),
+            (f"/files/-{10**30}", 404),
+            ("/files/x", 400),
+            ("/no", 404),
+        ):
+            answer = alice.get(url)
+            assert answer.status_code == status
+            assert "Back to your files" in answer.text
+
+    def test_no_way_out(self, demo: Demo, alice: httpx.Client) -> None:
         """Neither the internal location nor a path with dots leads to a file."""
-        for path in ("/protected/alice/report.pdf", "/protected../app.py", "/files/..%2Fbob%2Fnotes.txt"):
-            assert demo.get(path, ALICE).status_code == 404
+        stored = demo.stored()[0]
+        for path in (f"/protected/{stored.name}", "/protected../library.db", "/static/..%2Fapp.py", "/files/..%2Fx"):
+            assert alice.get(path).status_code in (400, 404)
+
+    def test_strip(self, demo: Demo, alice: httpx.Client, bob: httpx.Client) -> None:
+        """The strip says who sent a file, how much went through the app, and nothing of another user."""
+        name = f"{time.monotonic_ns()}.bin"
+        number = uploaded(alice, name, bytes(123_456))
+        alice.get(f"/files/{number}", headers={"Range": "bytes=100-199"})
+        alice.get(f"/files/{number}/download")
+        # The client has all of a file a little before the app has returned.
+        whole, part = wait_until(lambda: [one for one in alice.get("/transfers").json()[:2] if one["done"]], 2)
+        assert (whole["file"], whole["asked"]) == (name, "")
+        assert (part["file"], part["asked"]) == (name, "bytes=100-199")
+        for transfer, size in ((whole, 123_456), (part, 100)):
+            assert transfer["sender"] == ("nginx" if demo.behind_nginx else "Python")
+            assert transfer["sent"] == (0 if demo.behind_nginx else size)
+            assert 0 < transfer["busy"] < 5
+        assert name not in bob.get("/transfers").text
 
     def test_what_it_says(self, demo: Demo) -> None:
         """The commands that it prints work as they are."""
         commands = re.findall(r"^ +(curl .*)$", demo.said, re.MULTILINE)
-        assert len(commands) == 2
+        assert len(commands) == 3
         answers = [subprocess.run(shlex.split(f"{command} -sS --noproxy *"), capture_output=True, check=True).stdout
                    for command in commands]  # fmt: skip
-        assert answers[0].startswith(b"HTTP/1.1 206")
-        assert b"Bob's notes" in answers[1]
-        assert (b"nginx" in answers[0]) == ("There is no nginx" not in demo.said)
+        assert [answer[9:12] for answer in answers] == [b"303", b"206", b"403"]
+        assert (b"nginx" in answers[1]) == demo.behind_nginx
+        checks = re.findall(r"^ +(\S*asgi-accel check .*)$", demo.said, re.MULTILINE)
+        assert len(checks) == demo.behind_nginx
+        for check in checks:
+            ended = subprocess.run(
+                check, shell=True, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"}
+            )
+            assert ended.returncode == 0, ended.stdout + ended.stderr
+            assert "nginx: 200" in ended.stdout
+            assert "✗" not in ended.stdout
+
+
+@pytest.mark.parametrize("demo", ["behind nginx"], indirect=True)
+class TestWithoutNginxBeside:
+    """`make demo` shows the same app with nginx and without."""
+
+    def test_same_session(self, demo: Demo) -> None:
+        """Who has signed in behind nginx has without it, and gets the same files, from the app."""
+        with demo.client(ALICE) as proxied, demo.client(address=demo.app_address) as direct:
+            direct.cookies.update(proxied.cookies)
+            one, other = proxied.get(f"/files/{CLIP}"), direct.get(f"/files/{CLIP}")
+            assert one.content == other.content
+            assert (sent_by_nginx(one), sent_by_nginx(other)) == (True, False)
+            assert f'href="{demo.app_address}/"' in proxied.get("/").text
+            assert f'href="{demo.address}/"' in direct.get("/").text
+            senders = [transfer["sender"] for transfer in proxied.get("/transfers").json()[:2]]
+            assert senders == ["Python", "nginx"]
+
+    def test_it_is_told_which(self, demo: Demo) -> None:
+        """Both addresses are printed, and each page says which it is."""
+        for address, words in ((demo.address, "You came by nginx"), (demo.app_address, "You came to the app itself")):
+            assert f"  {address} " in demo.said
+            with demo.client(ALICE, address) as client:
+                assert words in client.get("/").text
+
+
+def test_beside_the_app(folder: Path) -> None:
+    """`uvicorn app:app` in the example's folder works, too, and a restart keeps what there is."""
+    data = folder / "own data"
+    port = free_port()
+    for uploaded_before in (False, True):
+        process = subprocess.Popen(
+            [sys.executable, "-B", "-m", "uvicorn", "app:app", "--port", str(port), "--log-level", "warning"],
+            cwd=EXAMPLE,
+            env={**os.environ, "DATA": str(data)},
+        )
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False) as client:
+                wait_until(partial(answers, port), 1)
+                client.post("/sign-in", data={"user": "alice", "password": "wonderland"})
+                page = client.get("/").text
+                assert ("a.txt" in page) == uploaded_before
+                assert page.count("Backup of the old laptop.img</a>") == 1
+                upload(client, "a.txt", b"x")
+        finally:
+            process.terminate()
+            process.wait(20)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -156,27 +422,97 @@ def test_leaves_nothing_behind(folder: Path, number: signal.Signals, nginx: str)
         need_nginx()
     own = folder / f"end-{number}-{nginx.strip('/')}"
     own.mkdir()
-    demo = start(own, NGINX=nginx)
+    tree = sorted(EXAMPLE.rglob("*"))
+    demo = start(own, NGINX=nginx) if nginx != "nginx" else start(own)
     children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
     assert len(children) == (2 if nginx == "nginx" else 1)
+    with demo.client(ALICE) as client:
+        uploaded(client, "a.txt", b"x")
     assert stop(demo, number) == ""
     assert demo.process.returncode == 0
     assert list(demo.temporary.iterdir()) == []
+    assert sorted(EXAMPLE.rglob("*")) == tree
     assert not [child for child in children if Path(f"/proc/{child}").exists()]
-    with socket.socket() as connection:
-        assert connection.connect_ex(("127.0.0.1", demo.port)) != 0
+    assert not answers(demo.port) + answers(demo.port + 1)
 
 
-@pytest.mark.parametrize(("port", "words"), [("taken", "listens on port"), ("x", "is not a number")])
+@pytest.mark.parametrize(
+    ("port", "words"),
+    [
+        ("taken", "listens on port"),
+        ("next taken", "where the app without nginx goes"),
+        ("x", "is not a number"),
+        ("65535", "is not a number"),
+    ],
+)
 def test_bad_port(port: str, words: str) -> None:
-    """A port that is taken, or none, is told in a sentence."""
+    """A port that is taken, or none, is told in a sentence, with what to give instead."""
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        number = two_free_ports() + (port == "next taken")
+        listener.bind(("127.0.0.1", number))
         listener.listen()
-        given = str(listener.getsockname()[1]) if port == "taken" else port
+        given = str(number - (port == "next taken")) if port.endswith("taken") else port
         ended = subprocess.run(
             [sys.executable, EXAMPLE / "demo.py"], env={**os.environ, "PORT": given}, capture_output=True, text=True
         )
     assert ended.returncode == 1
     assert words in ended.stdout
+    assert re.search(r"PORT=\d+ make demo", ended.stdout)
     assert ended.stderr == ""
+
+
+class TestContainers:
+    """The Dockerfile and compose.yaml, as far as they can be checked without running them."""
+
+    compose: dict[str, Any] = yaml.safe_load((EXAMPLE / "compose.yaml").read_text())
+    dockerfile = (EXAMPLE / "Dockerfile").read_text()
+    nginx = (EXAMPLE / "nginx.conf").read_text()
+
+    def test_copied_files(self) -> None:
+        """The image has all that the app is made of."""
+        copied = [
+            name for line in re.findall("^COPY (.*)$", self.dockerfile, re.MULTILINE) for name in line.split()[:-1]
+        ]
+        assert all((EXAMPLE / name).exists() for name in copied)
+        others = {"Dockerfile", "README.md", "compose.yaml", "demo.py", "nginx.conf", "data", "__pycache__"}
+        assert {*copied} == {path.name for path in EXAMPLE.iterdir()} - others
+
+    def test_requirements(self) -> None:
+        """The image installs what the tests do."""
+        group = re.search(r"^example = \[(.*)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+        assert group is not None
+        required = (EXAMPLE / "requirements.txt").read_text().split()
+        assert required == sorted(["asgi-accel", *re.findall('"([^"]*)"', group[1])])
+
+    def test_one_volume_at_one_path(self) -> None:
+        """nginx has the files, read-only and nothing else, where the app and nginx.conf look for them."""
+        app, nginx = self.compose["services"]["app"], self.compose["services"]["nginx"]
+        data = re.search(r"DATA=(\S+)", self.dockerfile)
+        assert data is not None
+        files = f"{data[1]}/files"
+        assert f"files:{files}" in app["volumes"]
+        assert nginx["volumes"] == ["./nginx.conf:/etc/nginx/conf.d/default.conf:ro", f"files:{files}:ro"]
+        assert f'X-Accel-Mapping "{files}/=/protected/"' in self.nginx
+        assert f"alias {files}/;" in self.nginx
+        named = {volume.partition(":")[0] for volume in itertools.chain(app["volumes"], nginx["volumes"])} - {
+            "./nginx.conf"
+        }
+        assert named == {*self.compose["volumes"]}
+
+    def test_ports(self) -> None:
+        """nginx finds the app, and the published ports lead to what listens."""
+        app, nginx = self.compose["services"]["app"], self.compose["services"]["nginx"]
+        port = re.search(r'"--port", "(\d+)"', self.dockerfile)
+        assert port is not None
+        assert f"server app:{port[1]};" in self.nginx
+        assert app["ports"] == [f"127.0.0.1:{app['environment']['APP_PORT']}:{port[1]}"]
+        listen = re.search(r"listen (\d+);", self.nginx)
+        assert listen is not None
+        assert nginx["ports"] == [f"127.0.0.1:{app['environment']['NGINX_PORT']}:{listen[1]}"]
+
+    def test_nginx_takes_more_than_the_app(self) -> None:
+        """An upload that the app would take is not refused by nginx before."""
+        limit = re.search(r"client_max_body_size (\d+)g;", self.nginx)
+        assert limit is not None
+        assert int(limit[1]) * GIB > 10**9
+        assert "or 10**9)" in (EXAMPLE / "app.py").read_text()

@@ -1,72 +1,161 @@
-"""Private files of two users: the app decides who may have a file, nginx sends it.
+"""A private media library: sign in, then play, open, download and upload files of your own.
 
-Run it behind nginx with `make demo`, or alone with `uvicorn app:app`. Nothing in it asks which of both it is.
+The app decides who may have a file. Behind nginx (`make demo`, or compose.yaml) nginx sends it; alone
+(`uvicorn app:app`, in this folder) the app does, and no route asks which of both it is. `library.py` keeps users and
+files, `samples.py` fills a new library, `transfers.py` watches for the strip at the foot of the page.
 """
 
 import os
 import secrets
-from html import escape
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Annotated
-from urllib.parse import quote
 
-from fastapi import Depends, FastAPI, HTTPException
-from fastapi.responses import FileResponse, HTMLResponse
-from fastapi.security import HTTPBasic, HTTPBasicCredentials
+import samples
+from fastapi import Depends, FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from fastapi.templating import Jinja2Templates
+from library import File, Library
+from starlette.exceptions import HTTPException as AnyHTTPException
+from starlette.middleware.sessions import SessionMiddleware
+from transfers import Transfer, Transfers, TransfersMiddleware
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
-FILES = Path(os.environ.get("FILES", Path(__file__).parent / "files")).resolve()
-MAPPING = PathMap({FILES: "/protected"})
-PASSWORDS = {"alice": "wonderland", "bob": "builder"}  # a real app has hashes of them, in a database
+HERE = Path(__file__).resolve().parent
+DATA = Path(os.environ.get("DATA") or HERE / "data").resolve()
+MAX_UPLOAD = int(os.environ.get("MAX_UPLOAD") or 10**9)  # bytes; client_max_body_size in nginx.conf is a little more
+# What a browser may show. All else is downloaded: uploaded HTML or SVG could act in the name of whoever opens it.
+SHOWN = {"application/pdf", "text/plain", "video/mp4", "video/webm"}
+SHOWN |= {"image/gif", "image/jpeg", "image/png", "image/webp"}
 
-app = FastAPI(title="Private files")
+library = Library(DATA)
+samples.add_to(library)
+# The directory as the app knows it, and nginx's name for it. The database lies outside, so nginx cannot send it.
+MAPPING = PathMap({library.files: "/protected"})
+
+transfers: Transfers = {}
+app = FastAPI(title="Media library", openapi_url=None)
 app.add_middleware(AccelMiddleware, mapping=MAPPING)
+# The cookie is `lax`: the browser leaves it out of a POST that another site starts, so no CSRF token is needed. Where
+# there is TLS, give https_only=True. Without SESSION_SECRET, everybody signs in again after a restart.
+session_secret = os.environ.get("SESSION_SECRET") or secrets.token_hex()
+app.add_middleware(SessionMiddleware, secret_key=session_secret, same_site="lax", https_only=False)
+app.add_middleware(TransfersMiddleware, transfers=transfers)
+app.mount("/static", StaticFiles(directory=HERE / "static"))
 
 
-def signed_in(credentials: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> str:
-    """The user's name, once the password is right."""
-    expected = PASSWORDS.get(credentials.username, "")
-    if not (expected and secrets.compare_digest(credentials.password.encode(), expected.encode())):
-        raise HTTPException(401, "Sign in as alice or bob", headers={"WWW-Authenticate": "Basic"})
-    return credentials.username
+def signed_in(request: Request) -> str:
+    """The user's name."""
+    user: str | None = request.session.get("user")
+    if user is None:
+        raise HTTPException(401, "Sign in to see your files.")
+    return user
 
 
 User = Annotated[str, Depends(signed_in)]
 
 
-def own_file(name: str, user: User) -> Path:
-    """One of the user's own files. The name is looked up, never joined to a path, so `..` leads nowhere."""
-    for path in (FILES / user).iterdir():
-        if path.name == name and path.is_file():
-            return path
-    raise HTTPException(404, "You have no such file")
+def own_file(number: int, user: User, request: Request) -> File:
+    """One of the user's own files. This is the decision; whoever sends the file, nobody gets it without this."""
+    file = library.file(number)
+    if file is None:
+        raise HTTPException(404, "There is no such file.")
+    if file.owner != user:  # a 404 would not tell that there is such a file
+        raise HTTPException(403, "This file is not yours.")
+    request.state.file = file.name  # for the strip
+    return file
 
 
-OwnFile = Annotated[Path, Depends(own_file)]
+OwnFile = Annotated[File, Depends(own_file)]
+
+# no-cache: the browser keeps the file, and asks each time whether it may show it. After signing out, it may not.
+# nosniff: a browser takes the Content-Type at its word. nginx.conf brings this header back.
+FILE_HEADERS = {"Cache-Control": "private, no-cache", "X-Content-Type-Options": "nosniff"}
 
 
-@app.get("/files/{name}")
-@app.head("/files/{name}")
-def show(path: OwnFile) -> FileResponse:
+templates = Jinja2Templates(HERE / "templates")
+PAGE_HEADERS = {"Cache-Control": "no-store", "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'"}
+
+
+@app.get("/files/{number}")
+@app.head("/files/{number}")
+def view(file: OwnFile) -> FileResponse:
     """Shown in the browser: a plain FileResponse, which the middleware hands to nginx."""
-    return FileResponse(path, headers={"Cache-Control": "private, max-age=60"})
+    disposition = "inline" if file.media_type in SHOWN else "attachment"
+    return FileResponse(
+        file.path,
+        media_type=file.media_type,
+        filename=file.name,
+        content_disposition_type=disposition,
+        headers=FILE_HEADERS,
+    )
 
 
-@app.get("/download/{name}")
-@app.head("/download/{name}")
-def download(path: OwnFile) -> AccelRedirectResponse:
+@app.get("/files/{number}/download")
+@app.head("/files/{number}/download")
+def download(file: OwnFile) -> AccelRedirectResponse:
     """Saved under its name: a redirect, which the middleware answers itself where there is no nginx."""
-    return AccelRedirectResponse(path, mapping=MAPPING, filename=path.name)
+    return AccelRedirectResponse(
+        file.path, media_type=file.media_type, mapping=MAPPING, filename=file.name, headers=FILE_HEADERS
+    )
 
 
-@app.get("/", response_class=HTMLResponse)
-def index(user: User) -> str:
-    """The user's files, with a player for the videos."""
-    rows = []
-    for path in sorted((FILES / user).iterdir()):
-        name, url = escape(path.name), quote(path.name)
-        rows.append(f'<li><a href="/files/{url}">{name}</a> (<a href="/download/{url}">download</a>)')
-        if path.suffix == ".mp4":
-            rows.append(f'<br><video src="/files/{url}" controls width="320"></video>')
-    return f'<!doctype html><meta charset="utf-8"><title>Private files</title><h1>{user}</h1><ul>{"".join(rows)}</ul>'
+@app.post("/files")
+def upload(upload: UploadFile, user: User) -> RedirectResponse:
+    """Keep an uploaded file. Its name is only ever a name: library.py chooses where the bytes go."""
+    if (upload.size or 0) > MAX_UPLOAD:
+        raise HTTPException(413, f"At most {MAX_UPLOAD:,} bytes, please.")
+    name = PurePath(upload.filename or "").name[-200:] or "unnamed"
+    return RedirectResponse(f"/#file-{library.add(user, name, upload.file)}", 303)
+
+
+@app.get("/")
+def shelf(request: Request, user: User, play: int | None = None) -> HTMLResponse:
+    """The user's files, and the player."""
+    files = library.files_of(user)
+    videos = [file for file in files if file.kind == "Video"]
+    playing = next((file for file in videos if file.number == play), videos[0] if videos else None)
+    return page(request, "shelf.html", files=files, playing=playing, foreign=library.file_not_of(user))
+
+
+@app.post("/sign-in")
+def sign_in(request: Request, user: Annotated[str, Form()], password: Annotated[str, Form()]) -> Response:
+    if not library.has_password(user, password):
+        return page(request, "sign_in.html", 401, wrong=True)
+    request.session["user"] = user
+    return RedirectResponse("/", 303)
+
+
+@app.post("/sign-out")
+def sign_out(request: Request) -> RedirectResponse:
+    request.session.clear()
+    return RedirectResponse("/", 303)
+
+
+@app.get("/transfers")
+async def latest_transfers(user: User) -> list[Transfer]:
+    """What the strip shows: who sent the user's files."""
+    return list(transfers.get(user, ()))
+
+
+@app.exception_handler(AnyHTTPException)
+def refuse(request: Request, exc: AnyHTTPException) -> HTMLResponse:
+    """A page that a person understands, in place of JSON."""
+    if exc.status_code == 401:
+        return page(request, "sign_in.html", 401)
+    return page(request, "refusal.html", exc.status_code, status=exc.status_code, reason=exc.detail)
+
+
+@app.exception_handler(RequestValidationError)
+def refuse_invalid(request: Request, exc: RequestValidationError) -> HTMLResponse:
+    return page(request, "refusal.html", 400, status=400, reason="That request makes no sense here.")
+
+
+def page(request: Request, template: str, status_code: int = 200, **context: object) -> HTMLResponse:
+    # Which server this is, and on which port the other one listens, is of interest to the strip alone.
+    behind_nginx = "x-accel-mapping" in request.headers
+    other_port = os.environ.get("APP_PORT" if behind_nginx else "NGINX_PORT")
+    context |= {"user": request.session.get("user"), "behind_nginx": behind_nginx, "other_port": other_port}
+    return templates.TemplateResponse(request, template, context, status_code, PAGE_HEADERS)

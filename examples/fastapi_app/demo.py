@@ -1,12 +1,14 @@
 """Run the example behind nginx until Ctrl-C, and leave nothing behind. `make demo` calls this.
 
-The environment variable PORT says where (8080 if not given), NGINX which nginx (the one that is installed).
+nginx listens on the port that the environment variable PORT says (8080 if not given), the app itself on the one after
+that, to compare. NGINX names an nginx other than the one that is installed. The library is in a temporary folder.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -18,7 +20,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-FILES = HERE / "files"
 HTTP = """
 {user}daemon off;
 worker_processes 1;
@@ -26,7 +27,6 @@ pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{}}
 http {{
-    types {{ text/plain txt; application/pdf pdf; video/mp4 mp4; }}
     access_log off;
     client_body_temp_path {folder}/client_body;
     proxy_temp_path {folder}/proxy;
@@ -37,13 +37,20 @@ http {{
 }}
 """
 TRY = """
-  {address}   alice / wonderland, or bob / builder
-
-Try:
-  curl -u alice:wonderland -r 0-99 -D - -o /dev/null {address}/files/clip.mp4
-  curl -u bob:builder -i {address}/download/notes.txt
-
-Ctrl-C ends it.
+  {address}   {what}; sign in as alice / wonderland, or bob / builder
+"""
+TRY_ALONE = """\
+  {address}   the same app without nginx
+"""
+TRY_CURL = """
+Or, from another terminal, sign in, ask for a part of the video, and for a file of Bob's:
+  curl -c {cookies} -d user=alice -d password=wonderland -D - {address}/sign-in
+  curl -b {cookies} -r 0-99 -D - -o /dev/null {address}/files/1
+  curl -b {cookies} -D - -o /dev/null {address}/files/4
+"""
+TRY_CHECK = """
+See what a client gets of it (after signing in with curl):
+  {command} check {address}/files/1 --header "Cookie: session=$(awk 'END {{ print $NF }}' {cookies})"
 """
 
 
@@ -69,13 +76,14 @@ def answers(port: int) -> bool:
 
 def nginx_configuration(folder: Path, port: int) -> Path:
     """nginx.conf as it stands, with the demo's paths, wrapped in what it is included from."""
+    files = folder.resolve() / "data" / "files"
     server = (HERE / "nginx.conf").read_text()
     for documented, own in (
-        ("127.0.0.1:8000", f"unix:{folder}/app.sock"),
-        ("127.0.0.1:8080", f"127.0.0.1:{port}"),
-        ('"/srv/files/=', f'\'"{FILES}/"='),
+        ("server app:8000", f"server 127.0.0.1:{port + 1}"),
+        ("listen 8080", f"listen 127.0.0.1:{port}"),
+        ('"/srv/data/files/=', f'\'"{files}/"='),
         ('=/protected/";', "=/protected/';"),
-        ("alias /srv/files/", f'alias "{FILES}/"'),
+        ("alias /srv/data/files/", f'alias "{files}/"'),
     ):
         assert documented in server, documented
         server = server.replace(documented, own)
@@ -87,10 +95,9 @@ def nginx_configuration(folder: Path, port: int) -> Path:
 
 
 @contextlib.contextmanager
-def running(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
+def running(*command: str | Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A server in a session of its own, so that Ctrl-C reaches the demo alone and the demo ends it in order."""
-    environment = {**os.environ, "FILES": str(FILES)}
-    process = subprocess.Popen(command, start_new_session=True, env=environment)
+    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, **environment})
     try:
         yield process
     finally:
@@ -102,14 +109,43 @@ def running(*command: str | Path) -> Iterator[subprocess.Popen[bytes]]:
             process.wait()
 
 
+def ports() -> tuple[int, int]:
+    """Where nginx listens, and where the app does.
+
+    Raises:
+        ValueError: The message says what is wrong, and what to give instead.
+    """
+    given = os.environ.get("PORT", "8080")
+    if not given.isdecimal() or not 0 < int(given) < 65535:
+        raise ValueError(f"PORT={given!r} is not a number of a port: PORT=8081 make demo")
+    port = int(given)
+    for taken, what in ((port, ""), (port + 1, ", where the app without nginx goes")):
+        if not port_is_free(taken):
+            raise ValueError(
+                f"Something listens on port {taken} already{what}. Give another: PORT={port + 2} make demo"
+            )
+    return port, port + 1
+
+
+def advice(port: int, folder: Path, behind_nginx: bool) -> str:
+    address = f"http://127.0.0.1:{port}"
+    what = "the app behind nginx" if behind_nginx else "the app alone"
+    command = shlex.quote(os.path.relpath(Path(sys.executable).with_name("asgi-accel")))
+    cookies = shlex.quote(str(folder / "cookies"))  # the folder goes with the demo
+    text = TRY.format(address=address, what=what)
+    if behind_nginx:
+        text += TRY_ALONE.format(address=f"http://127.0.0.1:{port + 1}")
+    text += TRY_CURL.format(address=address, cookies=cookies)
+    if behind_nginx:
+        text += TRY_CHECK.format(address=address, cookies=cookies, command=command)
+    return text + "\nCtrl-C ends it."
+
+
 def main() -> int:
     try:
-        port = int(os.environ.get("PORT", "8080"))
-    except ValueError:
-        say(f"PORT={os.environ['PORT']!r} is not a number: PORT=8081 make demo")
-        return 1
-    if not port_is_free(port):
-        say(f"Something listens on port {port} already. Give another: PORT={port + 1} make demo")
+        port, app_port = ports()
+    except ValueError as exc:
+        say(str(exc))
         return 1
     nginx = shutil.which(
         os.environ.get("NGINX", "nginx"), path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
@@ -123,14 +159,19 @@ def main() -> int:
         # -B: no __pycache__ stays. The time-out is shorter than the patience of `running`, if a download is under way.
         uvicorn = [sys.executable, "-B", "-m", "uvicorn", "--app-dir", str(HERE), "--log-level", "warning", "app:app"]
         uvicorn += ["--timeout-graceful-shutdown", "3", "--timeout-keep-alive", "75"]
+        environment = {"DATA": str(folder / "data"), "TMPDIR": temporary}  # uploads on their way are in TMPDIR
         if nginx is None:
             say("There is no nginx here, so the app runs alone and sends its files itself.")
-            processes = [stack.enter_context(running(*uvicorn, "--port", str(port)))]
+            waits_for = [port]
+            processes = [stack.enter_context(running(*uvicorn, "--port", str(port), **environment))]
         else:
-            configuration = nginx_configuration(folder, port)
+            environment |= {"NGINX_PORT": str(port), "APP_PORT": str(app_port)}
+            waits_for = [app_port, port]
             processes = [
-                stack.enter_context(running(*uvicorn, "--uds", folder / "app.sock")),
-                stack.enter_context(running(nginx, "-c", configuration, "-e", folder / "error.log")),
+                stack.enter_context(running(*uvicorn, "--port", str(app_port), **environment)),
+                stack.enter_context(
+                    running(nginx, "-c", nginx_configuration(folder, port), "-e", folder / "error.log")
+                ),
             ]
         told = False
         while not stop.wait(0.05):
@@ -139,8 +180,8 @@ def main() -> int:
                 with contextlib.suppress(FileNotFoundError):
                     say((folder / "error.log").read_text())
                 return 1
-            if not told and answers(port) and (nginx is None or (folder / "app.sock").exists()):
-                say(TRY.format(address=f"http://127.0.0.1:{port}"))
+            if not told and all(map(answers, waits_for)):
+                say(advice(port, folder, nginx is not None))
                 told = True
     return 0
 
