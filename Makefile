@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint unit lowest package bench faults pictures nginx proxies browser clean
+.PHONY: help demo test test-all lint unit lowest docs package bench faults pictures nginx proxies browser clean
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -12,13 +12,14 @@ help:
 	@echo "make demo      the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
 	@echo "make test      everything that CI runs"
 	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
+	@echo "make docs      the documentation as a site, in site/ (a dead link fails it)"
 	@echo "make bench     every way to send a file, measured: benchmarks/results.md (10 minutes)"
 	@echo "make faults    what clients and the app are left with when something goes wrong (ONLY= picks sections)"
 
 demo: nginx .venv/.installed
 	@PORT=$(PORT) $(BIN)/python examples/fastapi_app/demo.py
 
-test: lint unit lowest package
+test: lint unit lowest docs package
 
 # The tests' own dependencies hold the example's, so one environment serves both.
 .venv/.installed: pyproject.toml tools/make_venv
@@ -53,6 +54,10 @@ unit: proxies browser .venv/.installed
 lowest: proxies .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest --quiet --ignore tests/test_browser.py
 
+# Without --quiet, which would hide the warnings from `strict`.
+docs: .venv/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
+
 package: .venv/.installed
 	$(BIN)/python tools/check_package.py
 
@@ -72,7 +77,8 @@ faults: nginx .venv/.installed
 
 pictures: nginx browser .venv/.installed
 	@tools/install /usr/share/fonts/opentype/inter/Inter-Regular.otf=fonts-inter
+	$(BIN)/python tools/drawings.py
 	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 clean:
-	rm -rf .nginx .venv .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .nginx .venv .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site

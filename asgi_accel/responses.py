@@ -22,15 +22,14 @@ _VISIBLE = re.compile(r"[\x21-\x7e]*")
 class AccelRedirectResponse(Response):
     """Have the proxy send the file behind an internal location, with ranges, validators and sendfile of its own.
 
-    The headers are those of nginx's `proxy module`_. Behind `AccelMiddleware` the same response is answered with the
-    file itself where there is no proxy.
-
-    .. _proxy module: https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_ignore_headers
+    The headers are those of nginx's
+    [proxy module](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_ignore_headers). Behind
+    `AccelMiddleware` the same response is answered with the file itself where there is no proxy.
 
     Args:
         path: The path within the internal location as plain text, not percent-encoded: ``/download/100% done?.pdf``. A
             named location, ``@s3``, is taken as it is. With `mapping`, the path of a file.
-        status_code: 200. nginx answers with a status of its own and would drop any other.
+        status_code: Only 200: nginx answers with a status of its own and would drop any other.
         headers: More headers. nginx keeps `Set-Cookie`, `Cache-Control`, `Expires` and those that this class sets, and
             drops others unless the internal location brings them back with ``add_header``.
         media_type: Guessed from `filename` or `path` if not given, else ``application/octet-stream``.

@@ -2,107 +2,64 @@
 
 from __future__ import annotations
 
-import os
+import importlib
 import re
+import runpy
 import shlex
 import subprocess
-from collections.abc import Iterator
+import sys
 from pathlib import Path
 
-import httpx
 import pytest
 from conftest import need_nginx
-from servers import UVICORN, Nginx, asgi_server, client, free_port
-from test_nginx import sent_by_nginx
+from servers import Nginx, free_port
 
 from asgi_accel.__main__ import build_parser, main
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [
-    path.relative_to(ROOT).as_posix()
-    for pattern in ("*.md", "docs/*.md", "examples/*/*.md")
-    for path in ROOT.glob(pattern)
-]
+PATTERNS = ("*.md", "docs/**/*.md", "examples/*/*.md")
+DOCUMENTS = [path.relative_to(ROOT).as_posix() for pattern in PATTERNS for path in ROOT.glob(pattern)]
+ELSEWHERE = ["benchmarks/results.md"]  # has no code
 LANGUAGES = {"nginx", "python", "sh", "text", "apache", "lighttpd"}  # the last two: test_sendfile.py
+# What the apps in the documents read from the environment.
+ENVIRONMENT = {
+    "ACCEL_SECRET": "only the proxy knows",
+    "HANDBOOK_PASSWORD": "open sesame",
+    "LINK_KEY": "7f3a",
+    "SESSION_KEY": "c41d",
+    "STORAGE_KEY": "9b2e",
+}
+FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
 def blocks(document: str, language: str) -> list[str]:
     """The fenced blocks of one language in a document."""
-    found = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / document).read_text(), re.MULTILINE | re.DOTALL)
-    assert {kind for kind, _ in found} <= LANGUAGES, "a block of a kind that nobody tests"
-    return [text for kind, text in found if kind == language]
+    text = (ROOT / document).read_text()
+    found = FENCE.findall(text)
+    assert len(found) * 2 == len(re.findall("^ *```", text, re.MULTILINE)), "a block that is not read"
+    assert {kind for kind, _, _ in found} <= LANGUAGES, "a block of a kind that nobody tests"
+    return [code for kind, _, code in found if kind == language]
 
 
-@pytest.fixture(scope="module")
-def storage(folder: Path) -> Path:
-    """What the README calls /mnt/storage."""
-    path = folder / "docs" / "storage"
-    for name in ("reports/7.pdf", "invoices/7.pdf", "videos/7.mp4", "manual.pdf", "a.pdf"):
-        (path / name).parent.mkdir(parents=True, exist_ok=True)
-        (path / name).write_bytes(f"content of {name}".encode())
-    return path
+def titled_blocks(document: str) -> dict[str, str]:
+    """The files that a document's Python blocks are: each title with all blocks that have it."""
+    files: dict[str, str] = {}
+    for kind, title, code in FENCE.findall((ROOT / document).read_text()):
+        if kind == "python" and title:
+            files[title] = files.get(title, "") + "\n\n" + code
+    return files
 
 
-@pytest.fixture(scope="module")
-def readme_app(folder: Path, storage: Path) -> Iterator[httpx.Client]:
-    """All Python blocks of the README, one after another, as one app under uvicorn."""
-    code = "\n\n".join(blocks("README.md", "python")).replace("/mnt/storage", str(storage))
-    (folder / "docs" / "readme_app.py").write_text(code)
-    path = os.pathsep.join([str(folder / "docs"), str(ROOT)])
-    with (
-        asgi_server(folder, *UVICORN, app="readme_app:app", name="readme", PYTHONPATH=path),
-        client(folder / "readme.sock") as direct,
-    ):
-        yield direct
-
-
-@pytest.fixture(scope="module")
-def readme_site(folder: Path, storage: Path, readme_app: httpx.Client) -> Iterator[httpx.Client]:
-    """That app behind nginx with the README's first block as its configuration."""
-    need_nginx()
-    location = blocks("README.md", "nginx")[0]
-    location = location.replace("/mnt/storage", str(storage))
-    location = location.replace("http://127.0.0.1:8000", f"http://unix:{folder}/readme.sock:")
-    listens_on = folder / "docs.sock"
-    with (
-        Nginx(folder, f"server {{ listen unix:{listens_on};\n{location}\n}}", listens_on),
-        client(listens_on) as proxied,
-    ):
-        yield proxied
+def headings(path: Path) -> list[str]:
+    """The names that a code host gives to the headings of a document."""
+    text = FENCE.sub("", path.read_text())
+    return [
+        re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    ]
 
 
 class TestReadme:
-    """The README's app and its nginx configuration."""
-
-    @pytest.mark.parametrize(
-        ("url", "name"),
-        [
-            ("/reports/7", "reports/7.pdf"),
-            ("/invoices/7", "invoices/7.pdf"),
-            ("/videos/7", "videos/7.mp4"),
-            ("/manual", "manual.pdf"),
-            ("/old/a.pdf", "a.pdf"),
-            ("/older/a.pdf", "a.pdf"),
-        ],
-    )
-    def test_files(self, readme_site: httpx.Client, readme_app: httpx.Client, url: str, name: str) -> None:
-        """Each route gives the file, from nginx and without it."""
-        for site in (readme_site, readme_app):
-            response = site.get(url, headers={"Cookie": "who=me"})
-            assert response.status_code == 200
-            assert response.text == f"content of {name}"
-            assert not [header for header in response.headers if header.startswith("x-accel")]
-            assert sent_by_nginx(response) == (site is readme_site)
-
-    def test_refusal(self, readme_site: httpx.Client) -> None:
-        """The app decides."""
-        assert readme_site.get("/reports/7").status_code == 403
-        assert readme_site.get("/download/reports/7.pdf").status_code == 404
-
-    def test_object_storage(self, readme_app: httpx.Client) -> None:
-        """The redirect to object storage carries the signature."""
-        target = readme_app.get("/archive/a b.zip").headers["x-accel-redirect"]
-        assert re.fullmatch(r"/bucket/a%20b\.zip\?expires=\d+&signature=[0-9a-f]{64}", target)
+    """What the README looks like. Its app is tested with the recipes."""
 
     def test_two_sentences_and_code_first(self) -> None:
         """Code comes before the first scroll."""
@@ -131,11 +88,20 @@ class TestDocuments:
             with Nginx(folder, http, listens_on):
                 continue
 
-    def test_python_blocks(self, document: str) -> None:
+    def test_python_blocks(self, document: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Each Python block runs after those before it."""
+        for folder in ("storage/handbook", "storage/reports"):
+            (tmp_path / "mnt" / folder).mkdir(parents=True)
+        for name, value in ENVIRONMENT.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.syspath_prepend(tmp_path)
+        for name, code in titled_blocks(document).items():
+            (tmp_path / name).write_text(code)
+            importlib.import_module(name.removesuffix(".py"))
+            monkeypatch.delitem(sys.modules, name.removesuffix(".py"))
         names: dict[str, object] = {}
         for block in blocks(document, "python"):
-            exec(compile(block, document, "exec"), names)
+            exec(compile(block.replace("/mnt/", f"{tmp_path}/mnt/"), document, "exec"), names)
 
     def test_commands(self, document: str) -> None:
         """Each command is one that there is."""
@@ -150,22 +116,45 @@ class TestDocuments:
             else:
                 assert command == ["pip", "install", "asgi-accel"]
 
-    def test_links(self, document: str) -> None:
-        """Links within the project lead to a file, and to a heading of it."""
-        for target in re.findall(r"\]\(([^)]+)\)", (ROOT / document).read_text()):
-            if target.startswith("https://"):
-                continue
-            name, _, heading = target.partition("#")
-            text = ((ROOT / document).parent / name if name else ROOT / document).read_bytes().decode(errors="replace")
-            headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-            assert not heading or heading in [
-                re.sub(r"[^\w -]", "", line).lower().replace(" ", "-") for line in headings
-            ]
-
     def test_targets_named_in_tables(self, document: str) -> None:
         """Every `make` target that a document names exists."""
         for target in set(re.findall(r"`make ([\w-]+)`", (ROOT / document).read_text())):
             subprocess.run(["make", target, "--dry-run"], cwd=ROOT, check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, *ELSEWHERE])
+def test_links(document: str) -> None:
+    """Links and pictures within the project lead to a file, and to a heading of it."""
+    text = FENCE.sub("", (ROOT / document).read_text())
+    for target in re.findall(r"\]\(([^)]+)\)|(?:src|srcset)=\"([^\"]+)\"", text):
+        name, _, heading = "".join(target).partition("#")
+        if name.startswith("https:"):
+            continue
+        path = (ROOT / document).parent / name if name else ROOT / document
+        assert path.is_file(), f"{name} is not there"
+        assert not heading or path.suffix == ".svg" or heading in headings(path), f"{name} has no heading {heading}"
+
+
+@pytest.mark.parametrize("command", ["nginx", "caddy", "check"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reference shows what each command says of itself (Python's versions break the lines in other places)."""
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    shown = [block.split() for block in blocks("docs/reference.md", "text")]
+    assert capsys.readouterr().out.split() in shown
+
+
+def test_drawings() -> None:
+    """The drawings are what their script draws."""
+    script = runpy.run_path(str(ROOT / "tools" / "drawings.py"))
+    for name, colours in script["COLOURS"].items():
+        assert (ROOT / "docs" / "pictures" / name).read_text() == script["drawing"](colours), "run tools/drawings.py"
+
+
+def test_pictures_are_small() -> None:
+    """A clone stays small."""
+    assert sum(path.stat().st_size for path in (ROOT / "docs" / "pictures").iterdir()) < 400_000
 
 
 def test_printed_configuration(capsysbinary: pytest.CaptureFixture[bytes]) -> None:

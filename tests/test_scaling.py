@@ -1,0 +1,208 @@
+"""docs/scaling.md: its configurations, with servers of this machine in place of the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import need_nginx
+from servers import UVICORN, Nginx, Process, asgi_server, client
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from test_docs import blocks
+from test_nginx import sent_by_nginx
+
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
+
+CONTENT = os.urandom(1 << 20) * 16  # more than sockets hold
+FILES = Path(os.environ.get("FILES", "/nonexistent"))
+STORAGE = PathMap({FILES: "/download"})
+
+
+async def file(request: Request) -> Response:
+    return FileResponse(FILES / request.path_params["name"])
+
+
+async def redirect(request: Request) -> Response:
+    return AccelRedirectResponse(FILES / request.path_params["name"], mapping=STORAGE)
+
+
+async def bucket(request: Request) -> Response:
+    return AccelRedirectResponse(f"/bucket/{request.path_params['name']}", query={"signature": os.urandom(4).hex()})
+
+
+async def machine(request: Request) -> Response:
+    return PlainTextResponse(str(os.getpid()))
+
+
+app = Starlette(
+    routes=[
+        Route("/file/{name}", file),
+        Route("/redirect/{name}", redirect),
+        Route("/object/{name}", bucket),
+        Route("/machine", machine),
+    ],
+    middleware=[Middleware(AccelMiddleware, STORAGE)],
+)
+
+
+@pytest.fixture(scope="module")
+def home(folder: Path) -> Path:
+    need_nginx()
+    path = folder / "scaling"
+    (path / "files").mkdir(parents=True)
+    (path / "files" / "film.mp4").write_bytes(CONTENT)
+    return path
+
+
+def app_machine(home: Path, name: str, files: str = "") -> Process:
+    return asgi_server(home, *UVICORN, app="test_scaling:app", name=name, FILES=files or str(home / "files"))
+
+
+@pytest.fixture(scope="module")
+def first(home: Path) -> Iterator[Process]:
+    with app_machine(home, "first") as running:
+        yield running
+
+
+def configured(number: int, home: Path, name: str, **places: str) -> tuple[str, Path]:
+    """A block of the page, with its addresses and directory those of this test."""
+    text = blocks("docs/scaling.md", "nginx")[number].replace("/mnt/storage/", f"{home}/files/")
+    for address, place in places.items():
+        address = address.replace("_", ".")
+        assert address in text
+        text = text.replace(address, place)
+    listens_on = home / f"{name}.sock"
+    text = re.sub(r"listen 80;|(?=location /bucket/)", f"listen unix:{listens_on};", text, count=1)
+    return text, listens_on
+
+
+class TestOneMachine:
+    """A worker for each core, one app."""
+
+    def test_file(self, home: Path, first: Process) -> None:
+        """The configuration works as it stands."""
+        text, listens_on = configured(0, home, "one")
+        text = text.replace("unix:/run/app.sock", f"unix:{first.listens_on}")
+        with Nginx(home, text, listens_on), client(listens_on) as browser:
+            response = browser.get("/file/film.mp4")
+            assert sent_by_nginx(response)
+            assert response.content == CONTENT
+
+
+class TestAppMachines:
+    """Several machines that decide, one nginx that sends."""
+
+    @pytest.fixture
+    def second(self, home: Path) -> Iterator[Process]:
+        with app_machine(home, "second") as running:
+            yield running
+
+    @pytest.fixture
+    def browser(self, home: Path, first: Process, second: Process) -> Iterator[httpx.Client]:
+        text, listens_on = configured(1, home, f"apps{len(list(home.iterdir()))}")
+        text = text.replace("10.0.0.11:8000", f"unix:{first.listens_on}")
+        text = text.replace("10.0.0.12:8000", f"unix:{second.listens_on}")
+        with Nginx(home, text, listens_on), client(listens_on) as browser:
+            yield browser
+
+    def test_both_are_asked(self, browser: httpx.Client) -> None:
+        """Any machine can answer: nothing is kept between requests."""
+        assert len({browser.get("/machine").text for _ in range(4)}) == 2
+        for _ in range(4):
+            assert sent_by_nginx(browser.head("/redirect/film.mp4"))
+
+    def test_machine_that_goes_away(self, browser: httpx.Client, second: Process) -> None:
+        """A machine that is taken down ends no download and is noticed by no one."""
+        with contextlib.ExitStack() as stack:
+            downloads = [stack.enter_context(browser.stream("GET", "/file/film.mp4")) for _ in range(4)]
+            assert [download.status_code for download in downloads] == [200] * 4
+            second.process.send_signal(signal.SIGKILL)
+            second.process.wait()
+            for download in downloads:
+                assert download.read() == CONTENT
+        for _ in range(6):
+            assert browser.get("/redirect/film.mp4").content == CONTENT
+
+    def test_machine_without_the_files(self, home: Path) -> None:
+        """AccelRedirectResponse does not look at the file, so the app's machine need not have it."""
+        with app_machine(home, "bare", "/mnt/not-on-this-machine") as bare:
+            text, listens_on = configured(0, home, "bared")
+            text = text.replace("unix:/run/app.sock", f"unix:{bare.listens_on}")
+            text = text.replace(f'"{home}/files/=', '"/mnt/not-on-this-machine/=')
+            with Nginx(home, text, listens_on), client(listens_on) as browser:
+                assert browser.get("/redirect/film.mp4").content == CONTENT
+                assert browser.get("/file/film.mp4").status_code == 500
+
+
+class TestSharedStorage:
+    """Several nginx."""
+
+    def test_one_etag(self, home: Path, first: Process) -> None:
+        """Copies with their times kept are one file to a client that goes on elsewhere; without, they are not."""
+        etags: list[str] = []
+        for name, keep in (("original", True), ("kept", True), ("lost", False)):
+            place = home / name
+            (place / "files").mkdir(parents=True)
+            (shutil.copy2 if keep else shutil.copy)(home / "files" / "film.mp4", place / "files" / "film.mp4")
+            if not keep:
+                os.utime(place / "files" / "film.mp4", (1, 1))
+            text, listens_on = configured(0, home, name)
+            text = text.replace("unix:/run/app.sock", f"unix:{first.listens_on}")
+            text = text.replace(f"alias {home}/files/", f"alias {place}/files/")
+            with Nginx(home, text, listens_on), client(listens_on) as browser:
+                first_etag = etags[0] if etags else ""
+                etags.append(browser.head("/redirect/film.mp4").headers["etag"])
+                headers = {"Range": "bytes=5-9", "If-Range": first_etag or etags[0]}
+                rest = browser.get("/redirect/film.mp4", headers=headers)
+                assert rest.status_code == (206 if keep else 200)
+        assert etags[0] == etags[1] != etags[2]
+
+    def test_files_of_another_machine(self, home: Path, first: Process) -> None:
+        """The edge hands the request to the machine with the disks: ranges and validators reach it, cookies do not."""
+        disks = home / "disks.sock"
+        server = (
+            f"server {{ listen unix:{disks}; location / {{ root {home}/files; add_header X-Saw '$http_cookie.'; }} }}"
+        )
+        text, listens_on = configured(2, home, "edge")
+        text = text.replace("10.0.0.21:8080", f"unix:{disks}")
+        text = text.replace("http://127.0.0.1:8000", f"http://unix:{first.listens_on}:")
+        with Nginx(home, server, disks), Nginx(home, text, listens_on), client(listens_on) as browser:
+            response = browser.get("/redirect/film.mp4", headers={"Range": "bytes=5-9", "Cookie": "session=1"})
+            assert (response.status_code, response.content) == (206, CONTENT[5:10])
+            assert response.headers["x-saw"] == "."
+            again = browser.get("/redirect/film.mp4", headers={"If-None-Match": response.headers["etag"]})
+            assert again.status_code == 304
+            assert browser.get("/download/film.mp4").status_code == 404
+
+
+class TestObjectStorage:
+    """A storage service behind an internal location."""
+
+    def test_cached_by_object(self, home: Path, first: Process) -> None:
+        """An object is fetched once, whatever the signature, and no cookie reaches the storage."""
+        storage = home / "storage.sock"
+        text, listens_on = configured(3, home, "bucket")
+        log = home / "storage.log"
+        http = f"""
+            proxy_cache_path {home}/objects keys_zone=objects:1m;
+            upstream storage {{ server unix:{storage}; }}
+            log_format saw '$request_uri $http_host $http_cookie.';
+            server {{ listen unix:{storage}; root {home}/files; access_log {log} saw; }}
+            server {{ {text}
+                location / {{ proxy_pass http://unix:{first.listens_on}:; proxy_set_header Host $host; }} }}"""
+        with Nginx(home, http, listens_on), client(listens_on, cookies={"session": "1"}) as browser:
+            for _ in range(3):
+                assert browser.get("/object/film.mp4").content == CONTENT
+        (request,) = log.read_text().splitlines()
+        assert re.fullmatch(r"/film\.mp4\?signature=[0-9a-f]{8} storage\.example -\.", request)
