@@ -17,11 +17,29 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asgi_accel").glob("*.py")} | {"asgi_accel/py.typed"}
 IN_SDIST = {"LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"}
 USE = """
+import asyncio, os
 import asgi_accel
+from starlette.responses import FileResponse
+
+file = asgi_accel.__file__
+mapping = asgi_accel.PathMap({os.path.dirname(file): "/download"})
+app = asgi_accel.AccelMiddleware(FileResponse(file), mapping)
+
+async def ask(*headers):
+    sent = []
+    async def send(message):
+        sent.append(message)
+    scope = {"type": "http", "method": "GET", "path": "/", "asgi": {"spec_version": "2.4"}, "headers": list(headers)}
+    await app(scope, None, send)
+    return dict(sent[0]["headers"]), b"".join(message["body"] for message in sent[1:])
+
+headers, body = asyncio.run(ask((b"x-accel-mapping", str(mapping).encode())))
+assert headers[b"x-accel-redirect"] == b"/download/__init__.py" and body == b""
+headers, body = asyncio.run(ask())
+assert b"x-accel-redirect" not in headers and body == open(file, "rb").read()
 response = asgi_accel.AccelRedirectResponse("/download/100%.txt", filename="a.txt")
 assert response.headers["x-accel-redirect"] == "/download/100%25.txt"
-asgi_accel.AccelMiddleware(response, asgi_accel.PathMap({"/mnt/storage": "/download"}))
-print("installed in an empty environment:", asgi_accel.__file__)
+print("installed in an empty environment, and used:", file)
 """
 
 

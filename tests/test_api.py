@@ -1,0 +1,89 @@
+"""The public API as version 1 promises it: what is written here changes only with a new major version, or grows."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import re
+from importlib.metadata import version
+from pathlib import Path
+
+import asgi_accel
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
+from asgi_accel.__main__ import build_parser
+
+ROOT = Path(__file__).parent.parent
+
+
+def parameters(named: object) -> str:
+    """A signature without its annotations, which may become more exact."""
+    assert inspect.isroutine(named) or inspect.isclass(named)
+    signature = inspect.signature(named)
+    plain = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in signature.parameters.values()]
+    return str(signature.replace(parameters=plain, return_annotation=inspect.Signature.empty))
+
+
+class TestNames:
+    """What can be imported and called."""
+
+    def test_exports(self) -> None:
+        """Three names."""
+        assert asgi_accel.__all__ == ["AccelMiddleware", "AccelRedirectResponse", "PathMap"]
+
+    def test_middleware(self) -> None:
+        assert parameters(AccelMiddleware) == (
+            "(app, mapping=None, *, always=False, trust_header=False, secret=None, sendfile_type='X-Accel-Redirect')"
+        )
+
+    def test_response(self) -> None:
+        assert parameters(AccelRedirectResponse) == (
+            "(path, status_code=200, headers=None, media_type=None, background=None, *, "
+            "filename=None, content_disposition_type='attachment', mapping=None, query=None, "
+            "buffering=None, limit_rate=None, expires=None, charset=None)"
+        )
+
+    def test_map(self) -> None:
+        assert parameters(PathMap) == "(pairs=())"
+        assert parameters(PathMap.parse) == "(text)"
+        assert parameters(PathMap.uri) == "(self, path)"
+        assert parameters(PathMap.path) == "(self, uri)"
+        public = {name for name in vars(PathMap) if not name.startswith("_")}
+        assert public == {"parse", "uri", "path"}
+
+    def test_attributes(self) -> None:
+        """Nothing else of the middleware and the response is public, but what they inherit and ASGI asks for."""
+        assert {name for name in vars(AccelMiddleware) if not name.startswith("_")} == set()
+        assert set(vars(AccelMiddleware(_app, {"/a": "/a"}))) - {"app"} == {"_offer", "_warned"}
+        assert {name for name in vars(AccelRedirectResponse) if not name.startswith("_")} == set()
+
+
+async def _app(scope: object, receive: object, send: object) -> None:
+    raise NotImplementedError
+
+
+class TestCommand:
+    """What a script may call."""
+
+    def test_options(self) -> None:
+        (commands,) = (action for action in build_parser()._actions if isinstance(action, argparse._SubParsersAction))
+        options = {
+            name: sorted(option for action in parser._actions for option in action.option_strings or [action.dest])
+            for name, parser in commands.choices.items()
+        }
+        app = ["--help", "--mapping", "--secret", "--unix", "--upstream", "-h"]
+        assert options == {
+            "nginx": sorted([*app, "--header", "--listen", "--server-name"]),
+            "caddy": sorted([*app, "--address"]),
+            "check": ["--header", "--help", "--json", "--mapping", "-h", "url"],
+        }
+
+
+class TestVersion:
+    """The version stands in pyproject.toml; nothing else disagrees."""
+
+    def test_changelog(self) -> None:
+        """The newest release in the changelog is the version of the package, with a date."""
+        newest = re.search(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        assert newest is not None
+        assert newest[1] == version("asgi-accel")
+        assert f'version = "{newest[1]}"' in (ROOT / "pyproject.toml").read_text()
