@@ -13,7 +13,7 @@ help:
 	@echo "make test      everything that CI runs"
 	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
 	@echo "make docs      the documentation as a site, in site/ (a dead link fails it)"
-	@echo "make bench     every way to send a file, measured: benchmarks/results.md (10 minutes)"
+	@echo "make bench     every way to send a file, measured: benchmarks/results.md (7 minutes)"
 	@echo "make faults    what clients and the app are left with when something goes wrong (ONLY= picks sections)"
 
 demo: nginx .venv/.installed

@@ -83,7 +83,7 @@ class TestVersion:
 
     def test_changelog(self) -> None:
         """The newest release in the changelog is the version of the package, with a date."""
-        newest = re.search(r"^## \[(\d+\.\d+\.\d+)\] - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        newest = re.search(r"^## (\d+\.\d+\.\d+) - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
         assert newest is not None
         assert newest[1] == version("asgi-accel")
         assert f'version = "{newest[1]}"' in (ROOT / "pyproject.toml").read_text()

@@ -196,7 +196,7 @@ class TestPermissions:
     def page(cls, folder: Path) -> Iterator[Page]:
         page = Page(folder, "docs/recipes/permissions.md")
         page.add("storage/documents/7f3a.pdf", "storage/documents/c41d.pdf", "storage/handbook/1.pdf")
-        page.add("storage/users/anna/a.txt", "storage/users/ben/b.txt")
+        page.add("storage/users/anna/a.txt", "storage/users/carla/b.txt")
         with page.running():
             yield page
 
@@ -235,8 +235,9 @@ class TestPermissions:
     def test_names(self, page: Page) -> None:
         """A name leads to one's own files, and nowhere else."""
         assert_sent(page, "/mine/a.txt", "storage/users/anna/a.txt", Authorization=self.anna)
-        for name in ("b.txt", "..%2Fben%2Fb.txt", "..", "%2e%2e"):
+        for name in ("b.txt", "..%2Fcarla%2Fb.txt", "..", "%2e%2e"):
             assert_refused(page, f"/mine/{name}", 404, Authorization=self.anna)
+        assert_refused(page, "/mine/a.txt", 404, Authorization=self.ben)  # who has no folder
 
 
 class TestStaticFiles:

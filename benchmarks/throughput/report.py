@@ -224,13 +224,15 @@ Microseconds that `PathMap.uri` takes:
     )
 
 
-table_note = "The app's CPU time is that of its processes alone, without nginx; the memory is the most they held."
+table_note = """\
+The app's CPU time is that of its processes alone, without nginx; the memory is the most they held. "The least" is a
+middleware that puts a file's path into the header, and does nothing else that `AccelMiddleware` does."""
 
 # What the figures above say of those that are not reached.
 reasons = """Why some are not:
 
-- `FileResponse` looks at the file in another thread, which takes more than everything else together; `stat_result=`
-  spares it, and nothing else does that leaves Starlette as it is.
+- `FileResponse` looks at the file in another thread, more than a third of the app's time for such a request;
+  `stat_result=` spares it, and nothing else does that leaves Starlette as it is.
 - The row "the least" is the same response with a middleware that does nothing but put the path into a header. Between
   it and `AccelMiddleware` lies first of all the file that is held open until the app is done, lest a background task
   deletes it before nginx opens it ([measured](../docs/reliability.md#the-app-deletes-the-file)): `open`, `fstat`,
