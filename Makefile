@@ -16,12 +16,16 @@ help:
 	@echo "make bench     every way to send a file, measured: benchmarks/results.md (7 minutes)"
 	@echo "make faults    what clients and the app are left with when something goes wrong (ONLY= picks sections)"
 
-demo: nginx .venv/.installed
-	@PORT=$(PORT) $(BIN)/python examples/fastapi_app/demo.py
+demo: nginx .venv-demo/.installed
+	@PORT=$(PORT) .venv-demo/bin/python examples/fastapi_app/demo.py
 
 test: lint unit lowest docs package
 
-# The tests' own dependencies hold the example's, so one environment serves both.
+# The example needs little, and who wants to see it first should not wait for all that the tests need.
+.venv-demo/.installed: pyproject.toml tools/make_venv
+	tools/make_venv $(PYTHON) .venv-demo --editable . --group example
+	@touch $@
+
 .venv/.installed: pyproject.toml tools/make_venv
 	tools/make_venv $(PYTHON) .venv --editable . --group dev
 	@touch $@
@@ -81,4 +85,4 @@ pictures: nginx browser .venv/.installed
 	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 clean:
-	rm -rf .nginx .venv .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site
+	rm -rf .nginx .venv .venv-demo .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site
