@@ -55,7 +55,7 @@ def _run_nginx(given: argparse.Namespace) -> int:
     return _print(
         config.nginx(
             PathMap.parse(given.mapping),
-            given.upstream or f"unix:{given.unix}",
+            given.upstream,
             listen=given.listen,
             server_name=given.server_name,
             secret=_secret(given),
@@ -77,9 +77,8 @@ def _add_caddy(commands: Commands) -> None:
 
 
 def _run_caddy(given: argparse.Namespace) -> int:
-    upstream = given.upstream or f"unix:{given.unix}"
     mapping = PathMap.parse(given.mapping)
-    return _print(config.caddy(mapping, upstream, address=given.address, secret=_secret(given)))
+    return _print(config.caddy(mapping, given.upstream, address=given.address, secret=_secret(given)))
 
 
 def _add_app(parser: argparse.ArgumentParser) -> None:
@@ -87,7 +86,9 @@ def _add_app(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mapping", required=True, metavar="MAPPING", help="the mapping that the app uses, as text")
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--upstream", metavar="HOST:PORT", help="where the app listens")
-    where.add_argument("--unix", metavar="PATH", help="the unix socket where the app listens")
+    where.add_argument(
+        "--unix", dest="upstream", metavar="PATH", type="unix:{}".format, help="the unix socket where the app listens"
+    )
     parser.add_argument(
         "--secret", action="store_true", help="the app has a secret: it is read from the environment, ACCEL_SECRET"
     )

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from urllib.parse import quote, urlsplit
 
+from asgi_accel.config import with_slashes
 from asgi_accel.mapping import PathMap, percent_encode
 
 LONGEST_BODY = 65536  # bytes that are read of an answer
@@ -240,8 +241,8 @@ def _lost_headers(got: Answer, head: Answer) -> Finding:
     lost = sorted(head.headers.keys() - got.headers.keys() - OF_THE_SENDER)
     if not lost:
         return Finding(name, True, "all that HEAD has, GET has too")
-    lines = "\n".join(f"add_header {_title(header)} $upstream_http_{header.replace('-', '_')};" for header in lost)
-    return Finding(name, False, f"nginx drops {', '.join(map(_title, lost))}", f"in the internal location\n{lines}")
+    lines = "\n".join(f"add_header {header.title()} $upstream_http_{header.replace('-', '_')};" for header in lost)
+    return Finding(name, False, f"nginx drops {', '.join(map(str.title, lost))}", f"in the internal location\n{lines}")
 
 
 def _name(got: Answer, head: Answer) -> Finding:
@@ -279,8 +280,8 @@ def _inner_headers(*answers: Answer) -> Finding:
     )
     if not shown:
         return Finding("inner headers", True, "none shows on the outside")
-    hidden = "\n".join(f"proxy_hide_header {_title(name)};" for name in shown)
-    return Finding("inner headers", False, f"{', '.join(map(_title, shown))} on the outside", hidden)
+    hidden = "\n".join(f"proxy_hide_header {name.title()};" for name in shown)
+    return Finding("inner headers", False, f"{', '.join(map(str.title, shown))} on the outside", hidden)
 
 
 def _internal_locations(site: Site, mapping: PathMap | None) -> Iterator[Finding]:
@@ -288,7 +289,7 @@ def _internal_locations(site: Site, mapping: PathMap | None) -> Iterator[Finding
         yield Finding("internal locations", None, "give --mapping to have them looked at")
         return
     control = site.ask(path=f"/asgi-accel-check-{secrets.token_hex(8)}/")
-    for directory, prefix in _pairs(mapping):
+    for directory, prefix in with_slashes(mapping):
         path = percent_encode(prefix.encode("utf-8", "surrogateescape"))
         for name, tried, line in (
             (f"{prefix} from outside", path, "internal;"),
@@ -301,21 +302,12 @@ def _internal_locations(site: Site, mapping: PathMap | None) -> Iterator[Finding
                 yield Finding(name, False, f"{tried} answers {answer.status}", f"that location needs\n{line}")
 
 
-def _pairs(mapping: PathMap | None) -> list[tuple[str, str]]:
-    """Directories and prefixes, each with its slash."""
-    return [(f"{path.rstrip('/')}/", f"{prefix.rstrip('/')}/") for path, prefix in mapping or ()]
-
-
 def _location(directory: str, prefix: str) -> str:
     return f"location {prefix} {{ internal; alias {directory}; }}"
 
 
 def _locations(mapping: PathMap | None) -> list[str]:
-    return [_location(*pair) for pair in _pairs(mapping)]
-
-
-def _title(name: str) -> str:
-    return name.title()
+    return [_location(*pair) for pair in with_slashes(mapping or PathMap())]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -148,9 +148,14 @@ def _handler(number: int, path: str, prefix: str) -> str:
 """
 
 
-def _pairs(mapping: PathMap) -> list[tuple[str, str]]:
+def with_slashes(mapping: PathMap) -> list[tuple[str, str]]:
     """Directories and prefixes, each with its slash at the end."""
-    pairs = [(f"{path.rstrip('/')}/", f"{prefix.rstrip('/')}/") for path, prefix in mapping]
+    return [(f"{path.rstrip('/')}/", f"{prefix.rstrip('/')}/") for path, prefix in mapping]
+
+
+def _pairs(mapping: PathMap) -> list[tuple[str, str]]:
+    """The same, where a proxy can have them all."""
+    pairs = with_slashes(mapping)
     for path, _ in pairs:
         if not path.startswith("/"):
             raise ValueError(f"the directory {path!r} has a drive, so it covers nothing: give it from the root")

@@ -83,12 +83,12 @@ class Offer:
         if self.always:
             return self.mapping, headers
         offered = self._examine(headers, repeated)
-        if self.secret is not None:
+        if SECRET in headers:
             self.hide_secret(scope)
         if not isinstance(offered, str):
             return offered, headers
         logger.debug("nothing is offered to send %.200r: %s", scope["path"], offered)
-        proxied = watched & PROXIED & headers.keys()
+        proxied = PROXIED & headers.keys()  # none any more once the warning has been given
         if proxied:
             self._watched = WATCHED
             self._warn_of_proxy(min(proxied), offered)
