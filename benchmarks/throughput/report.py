@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent.parent
-GIB = 1 << 30
 PACKAGES = [
     "starlette", "uvicorn", "httptools", "uvloop", "granian", "gunicorn",
     "flask", "django", "django-sendfile2", "django-downloadview",
@@ -52,7 +51,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 def small(loads: Loads) -> str:
     """4 KiB: what a request costs."""
-    rate = {name: sizes["4KiB"].requests / sizes["4KiB"].seconds for name, sizes in loads.items()}
+    rate = {name: sizes["4KiB"].rate for name, sizes in loads.items()}
     rows = []
     for name, sizes in loads.items():
         load = sizes["4KiB"]
@@ -64,7 +63,7 @@ def small(loads: Loads) -> str:
                 f"{rate[name] / rate[ALONE]:.2f}",
                 f"{load.p50 * 1000:.2f}",
                 f"{load.p99 * 1000:.1f}",
-                f"{load.processor / load.requests * 1e6:.0f}",
+                f"{load.per_request * 1e6:.0f}",
                 f"{load.memory / (1 << 20):.0f}",
             ]
         )
@@ -83,8 +82,8 @@ def small(loads: Loads) -> str:
 
 def large(loads: Loads) -> str:
     """100 MiB: what the bytes cost."""
-    rate = {name: sizes["100MiB"].bytes / sizes["100MiB"].seconds for name, sizes in loads.items()}
-    processor = {name: sizes["100MiB"].processor / sizes["100MiB"].bytes * GIB for name, sizes in loads.items()}
+    rate = {name: sizes["100MiB"].bandwidth for name, sizes in loads.items()}
+    processor = {name: sizes["100MiB"].per_gib for name, sizes in loads.items()}
     rows = [
         [
             name,
@@ -115,10 +114,10 @@ def by_pairs(uri: dict[str, dict[str, float]]) -> str:
 
 def asked(loads: Loads, added: dict[str, dict[str, float]]) -> str:
     """What the project asks of itself, and what this run gives."""
-    rate = {name: sizes["4KiB"].requests / sizes["4KiB"].seconds for name, sizes in loads.items()}
-    cost = {name: sizes["4KiB"].processor / sizes["4KiB"].requests for name, sizes in loads.items()}
-    bandwidth = {name: sizes["100MiB"].bytes / sizes["100MiB"].seconds for name, sizes in loads.items()}
-    processor = {name: sizes["100MiB"].processor / sizes["100MiB"].bytes for name, sizes in loads.items()}
+    rate = {name: sizes["4KiB"].rate for name, sizes in loads.items()}
+    cost = {name: sizes["4KiB"].per_request for name, sizes in loads.items()}
+    bandwidth = {name: sizes["100MiB"].bandwidth for name, sizes in loads.items()}
+    processor = {name: sizes["100MiB"].per_gib for name, sizes in loads.items()}
     redirect, through, file = "AccelRedirectResponse", "AccelRedirectResponse, middleware", "FileResponse, middleware"
     peers = [name for name in PEERS if name in loads]
     of_trusted = {offer: by["AccelMiddleware"] / by["TrustedHostMiddleware"] for offer, by in added.items()}
@@ -214,11 +213,9 @@ Microseconds that `PathMap.uri` takes:
 {reasons}
 """
     (RESULTS / "results.md").write_text(text)
-    rates = {name: sizes["4KiB"].requests / sizes["4KiB"].seconds for name, sizes in loads.items()}
+    rates = {name: sizes["4KiB"].rate for name, sizes in loads.items()}
     (RESULTS / "requests.svg").write_text(plot("4 KiB: requests per second", rates, lambda value: f"{value:,.0f}"))
-    processor = {
-        name: sizes["100MiB"].processor / sizes["100MiB"].bytes * GIB for name, sizes in loads.items() if name != LIMIT
-    }
+    processor = {name: sizes["100MiB"].per_gib for name, sizes in loads.items() if name != LIMIT}
     (RESULTS / "processor.svg").write_text(
         plot("100 MiB: the app's CPU seconds per GiB", processor, lambda value: f"{value:.3f}")
     )

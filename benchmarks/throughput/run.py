@@ -96,6 +96,26 @@ class Load(NamedTuple):
     processor: float  # seconds, of all of the app's processes
     memory: int  # bytes, the most that the app's processes held
 
+    @property
+    def rate(self) -> float:
+        """Requests per second."""
+        return self.requests / self.seconds
+
+    @property
+    def bandwidth(self) -> float:
+        """Bytes per second."""
+        return self.bytes / self.seconds
+
+    @property
+    def per_request(self) -> float:
+        """Seconds of processor time."""
+        return self.processor / self.requests
+
+    @property
+    def per_gib(self) -> float:
+        """Seconds of processor time."""
+        return self.processor / self.bytes * (1 << 30)
+
 
 def family(pid: int) -> Iterator[int]:
     """A process and its children."""
