@@ -115,6 +115,15 @@ def assert_refused(page: Page, url: str, status: int, **headers: str) -> None:
         assert not [name for name in response.headers if name.startswith("x-accel")]
 
 
+@pytest.fixture(scope="class")
+def page(request: pytest.FixtureRequest, folder: Path) -> Iterator[Page]:
+    """The page of a class that says which, with the files that it needs under /mnt."""
+    page = Page(folder, request.cls.document)
+    page.add(*request.cls.files)
+    with page.running():
+        yield page
+
+
 @pytest.fixture(scope="module", autouse=True)
 def environment() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
@@ -126,13 +135,8 @@ def environment() -> Iterator[None]:
 class TestReadme:
     """The README's app and its nginx configuration."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        page = Page(folder, "README.md")
-        page.add("storage/invoices/7.pdf")
-        with page.running():
-            yield page
+    document = "README.md"
+    files = ("storage/invoices/7.pdf",)
 
     def test_files(self, page: Page) -> None:
         """Each route gives the file, from nginx and without it."""
@@ -148,11 +152,8 @@ class TestReadme:
 class TestGettingStarted:
     """The first app."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        with Page(folder, STARTING).running() as page:
-            yield page
+    document = STARTING
+    files = ()
 
     def test_file(self, page: Page) -> None:
         """nginx sends it, and without nginx the app."""
@@ -191,14 +192,14 @@ class TestResponses:
 class TestPermissions:
     """Who may have a file is decided by dependencies."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        page = Page(folder, "docs/recipes/permissions.md")
-        page.add("storage/documents/7f3a.pdf", "storage/documents/c41d.pdf", "storage/handbook/1.pdf")
-        page.add("storage/users/anna/a.txt", "storage/users/carla/b.txt")
-        with page.running():
-            yield page
+    document = "docs/recipes/permissions.md"
+    files = (
+        "storage/documents/7f3a.pdf",
+        "storage/documents/c41d.pdf",
+        "storage/handbook/1.pdf",
+        "storage/users/anna/a.txt",
+        "storage/users/carla/b.txt",
+    )
 
     anna = "Bearer token-of-anna"
     ben = "Bearer token-of-ben"
@@ -243,13 +244,12 @@ class TestPermissions:
 class TestStaticFiles:
     """A directory for those who have signed in."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        page = Page(folder, "docs/recipes/static-files.md")
-        page.add("storage/handbook/index.html", "storage/handbook/chapter 1.html", "storage/secret.txt")
-        with page.running():
-            yield page
+    document = "docs/recipes/static-files.md"
+    files = (
+        "storage/handbook/index.html",
+        "storage/handbook/chapter 1.html",
+        "storage/secret.txt",
+    )
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -291,13 +291,12 @@ class TestStaticFiles:
 class TestSignedLinks:
     """Links that cannot be changed, and end."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        page = Page(folder, "docs/recipes/signed-links.md")
-        page.add("storage/shared/a b.pdf", "storage/shared/other.pdf", "storage/secret.pdf")
-        with page.running():
-            yield page
+    document = "docs/recipes/signed-links.md"
+    files = (
+        "storage/shared/a b.pdf",
+        "storage/shared/other.pdf",
+        "storage/secret.pdf",
+    )
 
     # nginx's own check is the page's only block of its.
     @pytest.fixture(scope="class")
@@ -548,14 +547,13 @@ class TestObjectStorage:
 class TestDirectories:
     """Several places."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        page = Page(folder, "docs/recipes/directories.md")
-        page.add("storage/large/1.iso", "archive/2024.zip")
-        page.add("storage/tenants/acme/logo.svg", "storage/tenants/bolt/logo.svg")
-        with page.running():
-            yield page
+    document = "docs/recipes/directories.md"
+    files = (
+        "storage/large/1.iso",
+        "archive/2024.zip",
+        "storage/tenants/acme/logo.svg",
+        "storage/tenants/bolt/logo.svg",
+    )
 
     def test_places(self, page: Page) -> None:
         """Each file comes from its own."""
@@ -650,13 +648,11 @@ def test_testing(tmp_path: Path) -> None:
 class TestMoving:
     """Before and after."""
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        page = Page(folder, "docs/recipes/moving.md")
-        page.add("storage/a.pdf", "storage/100%.pdf")
-        with page.running():
-            yield page
+    document = "docs/recipes/moving.md"
+    files = (
+        "storage/a.pdf",
+        "storage/100%.pdf",
+    )
 
     @pytest.mark.parametrize("route", ["old", "older", "new", "new-redirect"])
     def test_files(self, page: Page, route: str) -> None:
