@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+import uvicorn
 from conftest import need_nginx
-from servers import UVICORN, Nginx, Process, asgi_server, client
+from servers import UVICORN, Nginx, Process, asgi_server, client, nginx_binary
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -98,6 +101,15 @@ class TestOneMachine:
             response = browser.get("/file/film.mp4")
             assert sent_by_nginx(response)
             assert response.content == CONTENT
+
+    def test_workers(self, home: Path) -> None:
+        """uvicorn and nginx take what the page says of their workers."""
+        command, workers = blocks("docs/scaling.md", "text")
+        uvicorn.main.make_context("uvicorn", shlex.split(command)[1:])
+        (home / "workers.conf").write_text(f"pid {home}/pid; error_log {home}/error.log; {workers} http {{ }}")
+        nginx = nginx_binary()
+        assert nginx is not None
+        subprocess.run([nginx, "-t", "-p", home, "-c", home / "workers.conf", "-e", home / "error.log"], check=True)
 
 
 class TestAppMachines:
