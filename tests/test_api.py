@@ -10,7 +10,7 @@ from pathlib import Path
 
 import asgi_accel
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
-from asgi_accel.__main__ import build_parser
+from asgi_accel.cli import build_parser
 
 ROOT = Path(__file__).parent.parent
 

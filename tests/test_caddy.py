@@ -18,8 +18,8 @@ from servers import UVICORN, Caddy, asgi_server, client, free_port
 from test_nginx import NAMES, TEXT, url
 
 from asgi_accel import PathMap
-from asgi_accel.__main__ import main
-from asgi_accel.config import caddy
+from asgi_accel.cli import main
+from asgi_accel.cli.caddy import caddy
 
 # What a Caddyfile and nginx's grammar have a meaning for, and what a URI has.
 STRANGE = "a b\"c'd;e<<f#g\\i=j,k%25l~m$HOME*ü"

@@ -17,8 +17,8 @@ from conftest import need_nginx
 from servers import Nginx, free_port
 
 from asgi_accel import PathMap
-from asgi_accel.__main__ import main
-from asgi_accel.config import nginx
+from asgi_accel.cli import main
+from asgi_accel.cli.nginx import nginx
 
 TEXT = b"0123456789" * 100
 APP = """

@@ -20,8 +20,8 @@ from servers import UVICORN, Nginx, asgi_server, client
 from test_nginx import TEXT, sent_by_nginx, url
 
 from asgi_accel import PathMap
-from asgi_accel.__main__ import main
-from asgi_accel.config import nginx
+from asgi_accel.cli import main
+from asgi_accel.cli.nginx import nginx
 
 # All that nginx's grammar has a meaning for, but for the dollar sign.
 STRANGE = os.fsdecode(b"a b\"c'd;e{f}g#h\\ni=j,k%25l~m" + "ü".encode() + b"\xff")

@@ -14,7 +14,7 @@ import pytest
 from conftest import need_nginx
 from servers import Nginx, free_port
 
-from asgi_accel.__main__ import build_parser, main
+from asgi_accel.cli import build_parser, main
 
 ROOT = Path(__file__).parent.parent
 PATTERNS = ("*.md", "docs/**/*.md", "examples/*/*.md")

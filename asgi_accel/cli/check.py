@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from urllib.parse import quote, urlsplit
 
-from asgi_accel.config import with_slashes
+from asgi_accel.cli.values import with_slashes
 from asgi_accel.mapping import PathMap, percent_encode
 
 LONGEST_BODY = 65536  # bytes that are read of an answer
