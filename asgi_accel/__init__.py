@@ -2,6 +2,7 @@
 
 from asgi_accel.mapping import PathMap
 from asgi_accel.middleware import AccelMiddleware
-from asgi_accel.responses import AccelRedirectResponse
+from asgi_accel.offer import offered
+from asgi_accel.responses import AccelRedirectResponse, content_disposition
 
-__all__ = ["AccelMiddleware", "AccelRedirectResponse", "PathMap"]
+__all__ = ["AccelMiddleware", "AccelRedirectResponse", "PathMap", "content_disposition", "offered"]

@@ -1,10 +1,13 @@
-"""`PathMap`: which directory of the app is which internal location of the proxy, and how a path becomes a URI."""
+"""`PathMap`: which directory of the app is which internal location of the proxy.
+
+How a path becomes a URI, how a URI becomes a path, and the syntax of the `X-Accel-Mapping` header live here. Whose
+header counts is in `offer.py`.
+"""
 
 from __future__ import annotations
 
 import os
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import PureWindowsPath
 from typing import Any
@@ -24,6 +27,14 @@ _PLAIN = r'[^\x00-\x20\x7f",=]+'
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 _PAIR = re.compile(rf"[ \t]*({_PLAIN}|{_QUOTED})[ \t]*=[ \t]*({_PLAIN}|{_QUOTED})[ \t]*(,|\Z)", re.DOTALL)
 
+# Names that Windows opens as something else than the file of that name: devices, streams, and names that it shortens.
+# https://learn.microsoft.com/windows/win32/fileio/naming-a-file
+_NOT_ON_WINDOWS = re.compile(
+    rb"(.*/)?(([^/]*[\x00-\x1f\"*:<>?|\\][^/]*|[^/]*[. ])(/.*)?"
+    rb"|(con|prn|aux|nul|conin\$|conout\$|(com|lpt)([0-9]|\xc2[\xb9\xb2\xb3])) *(\.[^/]*)?(/.*)?)",
+    re.IGNORECASE | re.DOTALL,
+)
+
 
 def percent_encode(path: bytes) -> str:
     """Percent-encode every byte that RFC 3986 (section 3.3) doesn't allow in a path."""
@@ -35,22 +46,33 @@ def is_unsafe(path: bytes) -> bool:
     return b"\0" in path or (b".." in path and b".." in path.split(b"/"))
 
 
-class _Heads(dict[bytes, bytes]):
-    """Heads of paths, and what to put in their place."""
+def is_malformed(uri: str) -> bool:
+    """Whether nginx would refuse a URI, or read it in another way than this package does."""
+    uri = uri.partition("?")[0]
+    if not uri.startswith("/") or _BROKEN_ESCAPE.search(uri):
+        return True
+    try:
+        return is_unsafe(unquote_to_bytes(_as_bytes(uri)))
+    except UnicodeEncodeError:
+        return True
 
-    def __init__(self, heads: dict[bytes, bytes]) -> None:
-        super().__init__(heads)
-        self._longest = max(map(len, heads), default=-1)
 
-    def replace(self, path: bytes) -> bytes | None:
-        """Replace the longest head of `path`, in whole components, that is here; None if none is."""
-        end = min(self._longest + 1, len(path))  # the slash after it lies no further
-        while end > 0:
-            end = path.rfind(b"/", 0, end)
-            value = self.get(path[:end])
-            if value is not None:
-                return value + path[end:]
-        return None
+def read_pairs(text: str) -> Iterator[tuple[str, str]]:
+    """The pairs of an `X-Accel-Mapping` header, one by one; `PathMap.parse` says the syntax.
+
+    Raises:
+        ValueError: The text is malformed.
+    """
+    position, more = 0, bool(text.strip(" \t"))
+    while more:
+        match = _PAIR.match(text, position)
+        if match is None:
+            raise ValueError(
+                f"{text!r} is malformed at character {position}: give /directory/=/prefix/ with commas between the "
+                'pairs, and "double quotes" around a value with a comma, an equals sign, a quote or a blank'
+            )
+        yield _read_value(match[1]), _read_value(match[2])
+        position, more = match.end(), match[3] == ","
 
 
 def _read_value(text: str) -> str:
@@ -61,13 +83,62 @@ def _write_value(text: str) -> str:
     return text if re.fullmatch(_PLAIN, text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
+def _as_bytes(uri: str) -> bytes:
+    return uri.encode("utf-8", "surrogateescape")  # as header values are decoded, on every system
+
+
+def _on_windows() -> bool:
+    return os.path.sep == "\\"
+
+
+def _with_slashes(path: bytes) -> bytes:
+    """A path as the map compares it. On Windows `\\` is a slash, too, and the case of a drive letter does not count."""
+    if not _on_windows():
+        return path
+    path = path.replace(b"\\", b"/")
+    return path[:1].upper() + path[1:] if path[1:2] == b":" else path
+
+
+def _native(path: bytes) -> str:
+    """The text of a path as the system writes it."""
+    text = os.fsdecode(path)
+    return text.replace("/", "\\") if _on_windows() else text
+
+
+def _is_file_name(path: bytes) -> bool:
+    """Whether each component of a path is the name of what the system opens for it: always so, except on Windows."""
+    return not (_on_windows() and _NOT_ON_WINDOWS.fullmatch(path[2:] if path[1:2] == b":" else path))
+
+
+class _Heads(dict[bytes, bytes | None]):
+    """Heads of paths, and what to put in their place: None where two pairs differ, so the head leads nowhere."""
+
+    def __init__(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
+        super().__init__()
+        for head, value in pairs:
+            self[head] = value if self.setdefault(head, value) == value else None
+        self._longest = max(map(len, self), default=-1)
+
+    def replace(self, path: bytes) -> bytes | None:
+        """Replace the longest head of `path`, in whole components, that is here; None if none is."""
+        end = min(self._longest + 1, len(path))  # the slash after it lies no further
+        while (end := path.rfind(b"/", 0, end)) >= 0:
+            head = path[:end]
+            if head in self:
+                value = self[head]
+                return None if value is None else value + path[end:]
+        return None
+
+
 class PathMap:
     """Pairs of a directory, as the app sees it, and the URI prefix of the proxy's internal location for it.
 
     Both sides of a pair mean the same with and without a trailing slash. A pair covers whole path components, case
     counts, and nothing is a regular expression. The longest matching directory wins, whatever the order (in Rack and
-    Symfony the first one does). A file is covered only if its URI leads back to it: where two pairs share a prefix, or
-    one's prefix lies within another's, nginx would look for the file elsewhere.
+    Symfony the first one does). A file is covered only if its URI leads back to it: if two directories share a prefix,
+    or one's prefix lies within another's, nginx would look for the file elsewhere.
+
+    On Windows a directory has a drive, ``C:\\files``. The case of the drive's letter does not count.
 
     Args:
         pairs: A mapping of directories (`str` or `PathLike`, absolute) to URI prefixes (plain text, not
@@ -78,7 +149,7 @@ class PathMap:
             one ``/``, or has a ``..`` component, ``?``, ``#`` or a control character; the same directory twice.
     """
 
-    __slots__ = ("_directories", "_pairs", "_prefixes")
+    __slots__ = ("_directories", "_named", "_pairs", "_prefixes")
 
     def __init__(self, pairs: Pairs = ()) -> None:
         if isinstance(pairs, str):
@@ -91,17 +162,14 @@ class PathMap:
             except (TypeError, ValueError) as exc:
                 shown = "=".join(map(repr, pair)) if isinstance(pair, tuple) else repr(pair)
                 raise ValueError(f"{shown} is not a pair of a directory and a URI prefix: {exc}") from exc
-        # On Windows a directory has a drive. It stands in the map, but no proxy can have it, so it covers nothing.
-        prefixes = {key: prefix for key, prefix in self._pairs.items() if key[:1] in (b"/", b"")}
-        times = Counter(prefixes.values())
-        self._prefixes = _Heads(prefixes)
-        self._directories = _Heads({prefix: key for key, prefix in prefixes.items() if times[prefix] == 1})
+        self._index(frozenset(self._pairs.items()))
 
     def _add(self, directory: StrPath, prefix: str) -> None:
         raw = os.fsencode(directory)
-        on_windows = isinstance(directory, PureWindowsPath) and directory.is_absolute()
-        if not (raw.startswith(b"/") or os.path.isabs(raw) or on_windows):
+        for_windows = isinstance(directory, PureWindowsPath) and directory.is_absolute()
+        if not (raw.startswith(b"/") or os.path.isabs(raw) or for_windows):
             raise ValueError("the directory is not absolute; give it from the root, as in '/mnt/storage'")
+        raw = _with_slashes(raw)
         if is_unsafe(raw):
             raise ValueError("the directory has a '..' component or a NUL; give the path that it stands for")
         if not isinstance(prefix, str) or not prefix.startswith("/") or prefix.startswith("//"):
@@ -114,6 +182,16 @@ class PathMap:
             raise ValueError("the directory is there twice; leave one of the two")
         self._pairs[key] = uri.rstrip(b"/")
 
+    def _index(self, named: frozenset[tuple[bytes, bytes]]) -> None:
+        """Prepare the look-ups. `named` has more pairs than the map if another side names some: they cover nothing.
+
+        A directory with a drive is no directory of this system, except on Windows.
+        """
+        here = [pair for pair in named if pair[0][:1] in (b"", b"/") or _on_windows()]
+        self._named = named
+        self._prefixes = _Heads((path, uri if self._pairs.get(path) == uri else None) for path, uri in here)
+        self._directories = _Heads((uri, path) for path, uri in here)
+
     @classmethod
     def parse(cls, text: str) -> PathMap:
         """Read the syntax of the `X-Accel-Mapping` header: ``/mnt/a/=/a/, "/mnt/b,c/"=/b/``.
@@ -125,18 +203,7 @@ class PathMap:
         Raises:
             ValueError: The text is malformed, or one of its pairs is bad.
         """
-        pairs = []
-        position, more = 0, bool(text.strip(" \t"))
-        while more:
-            match = _PAIR.match(text, position)
-            if match is None:
-                raise ValueError(
-                    f"{text!r} is malformed at character {position}: give /directory/=/prefix/ with commas between the "
-                    'pairs, and "double quotes" around a value with a comma, an equals sign, a quote or a blank'
-                )
-            pairs.append((_read_value(match[1]), _read_value(match[2])))
-            position, more = match.end(), match[3] == ","
-        return cls(pairs)
+        return cls(list(read_pairs(text)))
 
     def uri(self, path: StrPath) -> str | None:
         """Return the percent-encoded internal URI of a file, or None if no pair covers it.
@@ -152,7 +219,8 @@ class PathMap:
                 raw = os.path.join(os.getcwdb(), raw)
         except (UnicodeEncodeError, FileNotFoundError):  # no such name can exist; no working directory
             return None
-        if raw.endswith(b"/") or not raw.startswith(b"/") or is_unsafe(raw):
+        raw = _with_slashes(raw)
+        if raw.endswith(b"/") or is_unsafe(raw) or not _is_file_name(raw):
             return None
         uri = self._prefixes.replace(raw)
         if uri is None or self._directories.replace(uri) != raw:
@@ -166,23 +234,30 @@ class PathMap:
             uri: The URI as in `X-Accel-Redirect`; a query after ``?`` is not part of the file's name.
         """
         uri = uri.partition("?")[0]
-        if not uri.startswith("/") or uri.endswith("/") or _BROKEN_ESCAPE.search(uri):
+        if uri.endswith("/") or is_malformed(uri):
+            return None
+        found = self._directories.replace(unquote_to_bytes(_as_bytes(uri)))
+        if found is None or self._prefixes.replace(found) is None or not _is_file_name(found):
             return None
         try:
-            raw = unquote_to_bytes(os.fsencode(uri))
-        except UnicodeEncodeError:
+            return _native(found)
+        except UnicodeDecodeError:  # Windows has no such name
             return None
-        found = None if is_unsafe(raw) else self._directories.replace(raw)
-        return None if found is None else os.fsdecode(found)
 
     def __and__(self, other: PathMap) -> PathMap:
-        """The pairs that both maps have."""
-        theirs = set(other)
-        return PathMap(pair for pair in self if pair in theirs)
+        """The pairs that both maps have.
+
+        The result remembers the other pairs: it does not cover a file that one of them covers, nor a URI that one of
+        them leads to, since the two sides do not agree on those.
+        """
+        both = PathMap()
+        both._pairs = {path: uri for path, uri in self._pairs.items() if other._pairs.get(path) == uri}
+        both._index(self._named | other._named)
+        return both
 
     def __iter__(self) -> Iterator[tuple[str, str]]:
         for directory, prefix in self._pairs.items():
-            yield os.fsdecode(directory) or "/", os.fsdecode(prefix) or "/"
+            yield _native(directory) or "/", os.fsdecode(prefix) or "/"
 
     def __len__(self) -> int:
         return len(self._pairs)

@@ -1,17 +1,35 @@
-"""`Offer`: whether the proxy in front of the app offers to send files, and which. All request headers are read here."""
+"""`Offer`: whether the proxy in front of the app offers to send files, and which. Every request header is read here.
+
+What is done with an offer is in `redirecting.py`.
+"""
 
 from __future__ import annotations
 
 import hmac
 import logging
 import os
+from collections.abc import Mapping
 from functools import lru_cache
+from itertools import islice
+from typing import Any, NamedTuple
+from urllib.parse import unquote
 
 from starlette.types import Scope
 
-from asgi_accel.mapping import PathMap
+from asgi_accel.log import (
+    NGINX_NEEDS,
+    NGINX_NEEDS_SECRET,
+    NO_LOCATION,
+    OTHERS_NEED,
+    OTHERS_NEED_SECRET,
+    PATH_AS_URI,
+    SWAPPED,
+    THRUSTER_NEEDS,
+    Log,
+    logger,
+)
+from asgi_accel.mapping import PathMap, percent_encode, read_pairs
 
-logger = logging.getLogger("asgi_accel")
 _is_logged = logger.isEnabledFor
 
 MAPPING = b"x-accel-mapping"
@@ -23,49 +41,73 @@ FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-sinc
 WATCHED = FOR_GET | {MAPPING, SECRET, SENDFILE_TYPE}
 PROXIED = frozenset((b"x-forwarded-for", b"forwarded", b"via"))  # what a request has that came through a proxy
 LONGEST = 8192  # bytes of a mapping header, as many as nginx takes in one line (large_client_header_buffers)
+MOST_PAIRS = 64  # of a mapping header: to read many takes milliseconds, and a client can send ever new ones
+REDIRECT = b"x-accel-redirect"
+SENDFILE = b"x-sendfile"
+NEEDS = {REDIRECT: (NGINX_NEEDS, NGINX_NEEDS_SECRET), SENDFILE: (OTHERS_NEED, OTHERS_NEED_SECRET)}
+IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered for this request
+
+
+class Offered(NamedTuple):
+    """What a proxy offers to send: an empty map if there is a reason to offer nothing."""
+
+    mapping: PathMap
+    varies: bool = False  # a client could have sent such a header, so caches must know of it
+    prefixes: tuple[str, ...] = ()
+    reason: str = ""
+
+
+def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
+    """What the proxy in front of this request offers to send, if an `AccelMiddleware` is around the app.
+
+    Use it for a response that is no `AccelRedirectResponse`: the manifest of nginx's mod_zip if there is a proxy,
+    Python's own ZIP if there is none.
+
+    Args:
+        request_or_scope: A Starlette or FastAPI `Request`, or an ASGI scope.
+
+    Returns:
+        The `PathMap` of what is offered, or None if nothing is offered. With ``sendfile_type="X-Sendfile"`` it is
+        always None, since such a proxy knows no internal URIs.
+    """
+    entry = request_or_scope.get(IN_SCOPE)
+    return None if entry is None else entry.mapping
 
 
 class Offer:
     """The terms on which a request's `X-Accel-Mapping` is believed; `Offer.of` applies them to a request.
 
     A client can send these headers as well as a proxy can, and has (CVE-2025-61780, CVE-2026-34830, CVE-2026-7381). So
-    a header counts only for pairs that the app has too, or with the secret, or where the app says that it trusts all.
+    a header counts only for pairs that the app has too, or with the secret, or if the app says that it trusts all.
     """
 
     def __init__(
-        self, mapping: PathMap | None, always: bool, trust_header: bool, secret: str | None, sendfile_type: str
+        self,
+        mapping: PathMap | None,
+        always: bool,
+        trust_header: bool,
+        secret: str | None,
+        sendfile_type: str,
+        hold: float,
     ) -> None:
-        if sendfile_type.lower() not in ("x-accel-redirect", "x-sendfile"):
-            raise ValueError(f"sendfile_type={sendfile_type!r}: give X-Accel-Redirect (nginx) or X-Sendfile (Apache)")
-        if mapping is None and not trust_header and secret is None:
-            raise ValueError(
-                "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, or say whose "
-                "X-Accel-Mapping header counts, with secret= (the proxy's only) or trust_header=True (anyone's)"
-            )
-        if always and (mapping is None or trust_header or secret is not None):
-            raise ValueError("always=True looks at no header: give it with mapping=, without secret= and trust_header=")
-        if trust_header and (mapping is not None or secret is not None):
-            raise ValueError(
-                "trust_header=True believes any mapping from anyone, and mapping= or secret= do not: give one of them"
-            )
-        if secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
-            # The value is left out of the message: a secret has no place in a log.
-            raise ValueError(
-                "secret= is empty, or has a control character or blanks around it, so that no header can carry it; "
-                "give it as in the proxy's X-Accel-Secret"
-            )
+        _check(mapping, always, trust_header, secret, sendfile_type)
         self.mapping = mapping or PathMap()
-        self._limited = mapping is not None
-        self.always = always
         self.sendfile_type = sendfile_type.lower().encode()
+        self.hold = hold  # seconds that a redirect waits for the app, at most
         self.secret = None if secret is None else secret.encode()
+        self.log = Log()
+        self._advice = NEEDS[self.sendfile_type][secret is not None]
+        # How the targets of the app's own redirects begin, if they stand for files.
+        self.targets = tuple(percent_encode(os.fsencode(uri)).encode() + b"/" for _, uri in self.mapping if uri != "/")
+        self._always = Offered(self.mapping) if always else None
+        self._limited = mapping is not None
         # What a header means is worked out once for each value. A client that sends many values pushes others out of
         # the cache, but cannot make it grow.
         self._read = lru_cache(maxsize=16)(self._read_mapping)
         self._watched = WATCHED | PROXIED  # without PROXIED once the warning has been given
 
-    def of(self, scope: Scope) -> tuple[PathMap, dict[bytes, bytes]] | None:
-        """What the proxy offers to send, with the request's headers that matter, or None where it offers nothing.
+    def of(self, scope: Scope) -> tuple[Offered, dict[bytes, bytes]] | None:
+        """What the proxy offers to send, with the request's headers that matter, or None if it offers nothing.
 
         Takes the secret out of what the app sees.
         """
@@ -73,63 +115,102 @@ class Offer:
         watched = self._watched
         headers: dict[bytes, bytes] = {}
         repeated: tuple[bytes, ...] = ()
-        for name, value in scope["headers"]:
+        for name, value in scope.get("headers", ()):
             if name in watched:
                 if name in headers:
                     repeated += (name,)
                 headers[name] = value
-        if not (headers or self.always or _is_logged(logging.DEBUG)):
+        if self._always is not None:
+            return self._always, headers
+        if not (headers or _is_logged(logging.DEBUG)):
             return None
-        if self.always:
-            return self.mapping, headers
-        offered = self._examine(headers, repeated)
+        found = self._examine(headers, repeated)
         if SECRET in headers:
             self.hide_secret(scope)
-        if not isinstance(offered, str):
-            return offered, headers
-        logger.debug("nothing is offered to send %.200r: %s", scope["path"], offered)
-        proxied = PROXIED & headers.keys()  # none any more once the warning has been given
-        if proxied:
-            self._watched = WATCHED
-            self._warn_of_proxy(min(proxied), offered)
-        return None
+        if found.reason:
+            self._explain(scope, headers, found.reason)
+            return None
+        if scope["path"].startswith(found.prefixes):
+            self.log.once(NO_LOCATION, scope["path"])
+        return found, headers
+
+    def is_file(self, target: bytes) -> bool:
+        """Whether the app would send a file for a redirect of its own if nothing were offered."""
+        uri = target.decode("utf-8", "surrogateescape")
+        path = unquote(uri.partition("?")[0])
+        if any(directory != "/" and path.startswith(f"{directory}/") for directory, _ in self.mapping):
+            self.log.once(PATH_AS_URI, path)
+        return self.mapping.path(uri) is not None
 
     def hide_secret(self, scope: Scope) -> None:
         """Take the secret, right or wrong, out of what the app sees."""
         if self.secret is not None:
             scope["headers"] = [header for header in scope["headers"] if header[0] != SECRET]
 
-    def _examine(self, headers: dict[bytes, bytes], repeated: tuple[bytes, ...]) -> PathMap | str:
-        """The map that a request's headers offer, or the reason why they offer nothing."""
-        if MAPPING not in headers:
-            return "it has no X-Accel-Mapping header"
+    def _examine(self, headers: dict[bytes, bytes], repeated: tuple[bytes, ...]) -> Offered:
+        """What a request's headers offer."""
+        value = headers.get(MAPPING)
+        if value is None:
+            return _nothing("it has no X-Accel-Mapping header")
         for name in repeated:
             if name in (MAPPING, SECRET, SENDFILE_TYPE):
-                return f"its {name.decode()} header was sent more than once"
-        if SENDFILE_TYPE in headers and headers[SENDFILE_TYPE].lower() != self.sendfile_type:
-            return f"its X-Sendfile-Type header is {headers[SENDFILE_TYPE][:200]!r}, not {self.sendfile_type.decode()}"
+                return _nothing(f"its {name.decode()} header was sent more than once")
+        kind = headers.get(SENDFILE_TYPE)
+        if kind is not None and kind.lower() != self.sendfile_type:
+            return _nothing(f"its X-Sendfile-Type header is {kind[:200]!r}, not {self.sendfile_type.decode()}")
         if self.secret is not None and not hmac.compare_digest(headers.get(SECRET, b""), self.secret):
-            return "its X-Accel-Secret header is missing or wrong"
-        value = headers[MAPPING]
-        if len(value) > LONGEST:
-            return f"its X-Accel-Mapping header is longer than {LONGEST} bytes"
-        return self._read(value)
+            return _nothing("its X-Accel-Secret header is missing or wrong")
+        return self._read(value) if len(value) <= LONGEST else _nothing("its X-Accel-Mapping header is over 8 KiB long")
 
-    def _read_mapping(self, value: bytes) -> PathMap | str:
+    def _read_mapping(self, value: bytes) -> Offered:
         try:
-            offered = PathMap.parse(os.fsdecode(value))
+            pairs = list(islice(read_pairs(os.fsdecode(value)), MOST_PAIRS + 1))
+            if len(pairs) > MOST_PAIRS:
+                return _nothing(f"its X-Accel-Mapping header has more than {MOST_PAIRS} pairs")
+            named = PathMap(pairs)
         except ValueError as exc:
-            return f"its X-Accel-Mapping header is bad: {exc!s:.400}"
-        if self._limited:
-            offered &= self.mapping
-        return offered or f"its X-Accel-Mapping header, {value[:200]!r}, has no pair that counts here"
+            return _nothing(f"its X-Accel-Mapping header is bad: {exc!s:.400}")
+        mapping = self.mapping & named if self._limited else named
+        if mapping:
+            prefixes = tuple(f"{prefix}/" for _, prefix in mapping if prefix != "/")
+            return Offered(mapping, self.secret is None, prefixes)
+        if not {(prefix, directory) for directory, prefix in named}.isdisjoint(self.mapping):
+            self.log.once(SWAPPED, value, str(self.mapping))
+        return _nothing(f"its X-Accel-Mapping header, {value[:200]!r}, lists no pair that is also in mapping=")
 
-    def _warn_of_proxy(self, name: bytes, reason: str) -> None:
-        logger.warning(
-            "a request came through a proxy (it has %s), but the app serves its files itself: %s. "
-            "If that proxy is to send them, its location needs: proxy_set_header X-Accel-Mapping %.1000r;%s",
-            name.decode(),
-            reason,
-            str(self.mapping) or "/the/directory/=/prefix/",
-            "" if self.secret is None else " proxy_set_header X-Accel-Secret '...';",
-        )
+    def _explain(self, scope: Scope, headers: dict[bytes, bytes], reason: str) -> None:
+        """Say why nothing is offered, and warn if the request came through a proxy."""
+        logger.debug("nothing is offered to send %.200r: %s", scope["path"], reason)
+        proxied = PROXIED & headers.keys()  # none any more once the warning has been given
+        if proxied:
+            self._watched = WATCHED
+            is_thruster = MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE
+            needs = THRUSTER_NEEDS if is_thruster else self._advice
+            self.log.once(needs, min(proxied).decode(), reason, str(self.mapping) or "/the/directory/=/prefix/")
+
+
+def _nothing(reason: str) -> Offered:
+    return Offered(PathMap(), reason=reason)
+
+
+def _check(mapping: PathMap | None, always: bool, trust_header: bool, secret: str | None, sendfile_type: str) -> None:
+    """Refuse arguments that say nothing, contradict each other, or hold a bad value."""
+    problem = None
+    if sendfile_type.lower().encode() not in NEEDS:
+        problem = f"sendfile_type={sendfile_type!r}: give X-Accel-Redirect (nginx) or X-Sendfile (Apache)"
+    elif mapping is None and not trust_header and secret is None:
+        problem = "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, or say whose "
+        problem += "X-Accel-Mapping header counts, with secret= (the proxy's only) or trust_header=True (anyone's)"
+    elif always and (mapping is None or trust_header or secret is not None):
+        problem = "always=True looks at no header: give it with mapping=, without secret= and trust_header="
+    elif trust_header and (mapping is not None or secret is not None):
+        problem = "trust_header=True believes anyone, and mapping= or secret= do not: give one of them"
+    elif trust_header and sendfile_type.lower() == "x-sendfile":
+        problem = "trust_header=True with sendfile_type='X-Sendfile' lets a client name any file of this machine: give "
+        problem += "mapping= or secret= instead"
+    elif secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
+        # The value is left out of the message: a secret has no place in a log.
+        problem = "secret= is empty, or has a control character or blanks around it, so that no header can carry it; "
+        problem += "give it as in the proxy's X-Accel-Secret"
+    if problem is not None:
+        raise ValueError(problem)

@@ -21,7 +21,6 @@ from starlette.types import Message, Receive, Scope, Send
 from test_nginx import sent_by_nginx
 
 from asgi_accel import AccelMiddleware
-from asgi_accel.middleware import KEEP_FLAGS
 
 TEXT = b"0123456789"
 PATHSEND = "http.response.pathsend"
@@ -35,11 +34,12 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-async def get(response: FileResponse, *headers: tuple[bytes, bytes], **options: object) -> Answer:
+async def get(response: FileResponse, *headers: tuple[bytes, bytes], hold: float = 0.1, **options: object) -> Answer:
     """What a response becomes where the proxy offers to send its file."""
     folder = Path(response.path).parent
     offer = (b"x-accel-mapping", os.fsencode(f"{folder}/=/files/"))
-    return await ask(AccelMiddleware(response, {folder: "/files"}), offer, *headers, **options)  # type: ignore[arg-type]
+    app = AccelMiddleware(response, {folder: "/files"}, hold=hold)
+    return await ask(app, offer, *headers, **options)  # type: ignore[arg-type]
 
 
 def is_redirect(answer: Answer) -> bool:
@@ -60,10 +60,9 @@ def open_files() -> list[str]:
 class TestInProcess:
     """What the middleware sends."""
 
-    @pytest.fixture(autouse=True, params=[KEEP_FLAGS, os.O_RDONLY | os.O_NONBLOCK], ids=["linux", "elsewhere"])
-    def nothing_stays_open(self, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> object:
-        """Each file that was opened, in either way, is closed in the end."""
-        monkeypatch.setattr("asgi_accel.middleware.KEEP_FLAGS", request.param)
+    @pytest.fixture(autouse=True)
+    def nothing_stays_open(self) -> object:
+        """Each file that was opened is closed in the end."""
         before = len(open_files())
         yield
         assert len(open_files()) == before
@@ -121,10 +120,9 @@ class TestInProcess:
             request.send(None)
         assert is_redirect(stopped.value.value)
 
-    async def test_finished_once(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_finished_once(self, file: Path) -> None:
         """What has been sent is not sent again later, nor a file closed that has the number of the first by then."""
-        monkeypatch.setattr("asgi_accel.middleware.LONGEST_HOLD", 0)
-        answer = await get(FileResponse(file, stat_result=file.stat()))
+        answer = await get(FileResponse(file, stat_result=file.stat()), hold=1e-9)
         with file.open("rb") as stream:
             for _ in range(10):
                 await anyio.lowlevel.checkpoint()
@@ -207,10 +205,13 @@ class TestInProcess:
         assert is_redirect(await get(FileResponse(file, stat_result=stat_result)))
 
 
-def test_trio(file: Path) -> None:
-    """Without asyncio the redirect goes out at once."""
-    request = FileResponse(file, background=BackgroundTask(file.unlink))
-    assert is_redirect(anyio.run(get, request, backend="trio"))
+@pytest.mark.parametrize("delete", [True, False])
+def test_trio(file: Path, delete: bool) -> None:
+    """On trio the redirect waits, too."""
+    request = FileResponse(file, background=BackgroundTask(file.unlink if delete else list))
+    answer = anyio.run(get, request, backend="trio")
+    assert is_redirect(answer) != delete
+    assert answer.body == (TEXT if delete else b"")
 
 
 class TestThroughNginx:

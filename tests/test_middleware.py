@@ -123,12 +123,12 @@ class TestFiles:
     ) -> None:
         """A response that cannot be redirected safely is what it is without the middleware."""
         (file.parent / ("n" * 200)).write_bytes(TEXT)
+        if method == "HEAD":  # never heeds a range, and has no ETag, since it cannot know whose its GET will have
+            wanted = ()
         expected = await ask(make(file), *wanted, method=method)
-        if method == "HEAD" and "content-encoding" not in make(file).headers and make(file).status_code == 200:
-            # Not left to the app: a HEAD does not tell that no pair covers its path.
-            return
+        headers = [header for header in expected.headers if method != "HEAD" or header[0] != b"etag"]
         answer = await ask(AccelMiddleware(make(file), mapping), offer, *wanted, method=method)
-        assert (answer.status, answer.headers, answer.body) == (expected.status, expected.headers, expected.body)
+        assert (answer.status, answer.headers, answer.body) == (expected.status, headers, expected.body)
 
     @pytest.mark.parametrize("name", [b"range", b"if-none-match", b"if-modified-since", b"if-match"])
     async def test_post_with_a_condition(
@@ -229,7 +229,7 @@ class TestFiles:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             headers = [(b"ETag", b'"x"'), (b"Content-Length", b"10")]
-            assert scope["extensions"][PATHSEND] == {}
+            assert scope["extensions"].get(PATHSEND) == {}
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": PATHSEND, "path": str(file)})
 
@@ -266,21 +266,6 @@ class TestRange:
 
         assert is_redirect(await ask(AccelMiddleware(app, mapping), offer, RANGE))
         assert seen == ["bytes=2-4"] * 3
-
-    async def test_index_of_a_withheld_header(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
-        """A file sender that goes by index does not see it either."""
-        seen: list[Any] = []
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            headers = scope["headers"][2:]
-            assert PATHSEND in scope["extensions"]
-            seen.append([(header[0], header[1]) for header in headers])
-            await Response("x")(scope, receive, send)
-            seen.append([(header[0], header[1]) for header in headers])
-
-        sent = [RANGE, (b"if-range", b'"x"')]
-        await ask(AccelMiddleware(app, mapping), offer, *sent)
-        assert seen == [[(b"", b"")] * 2, sent]
 
 
 class TestOthers:
@@ -342,27 +327,6 @@ class TestOthers:
         assert (await ask(AccelMiddleware(app, mapping), offer)).body == TEXT
         answer = await ask(AccelMiddleware(app, mapping), offer, extensions={PATHSEND: {}})
         assert answer.messages[1]["type"] == PATHSEND
-
-    async def test_other_extensions(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
-        """The server's own extensions are there, a copy of them does not promise pathsend, and they come back."""
-        extensions: dict[str, Any] = {"http.response.push": {"x": 1}}
-
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            seen = scope["extensions"]
-            assert seen["http.response.push"] == seen.get("http.response.push") == {"x": 1}
-            assert seen.get("none") is None
-            assert seen.get("none", 1) == 1
-            assert "none" not in seen
-            assert {**seen} == dict(seen) == extensions
-            scope["state"] = {"route": "/x"}
-            raise LookupError
-
-        scope: dict[str, Any] = {"type": "http", "path": "/", "method": "GET", "headers": [offer]}
-        scope["extensions"] = extensions
-        with pytest.raises(LookupError):
-            await AccelMiddleware(app, mapping)(scope, None, None)  # type: ignore[arg-type]
-        assert scope["extensions"] is extensions
-        assert scope["state"] == {"route": "/x"}  # what the app notes is seen outside
 
     async def test_copied_extensions(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """Behind a middleware that copies the extensions, the app serves the file itself."""
@@ -528,7 +492,8 @@ class TestRedirectsWithoutProxy:
         for to in ("/files/a.txt", "/elsewhere", "@named"):
             response = AccelRedirectResponse(to)
             answer = await ask(AccelMiddleware(response, mapping), offer)
-            assert answer.headers == response.raw_headers
+            vary = [(b"vary", b"X-Accel-Mapping")] if to == "/files/a.txt" else []
+            assert answer.headers == response.raw_headers + vary
 
     async def test_server_with_pathsend(self, file: Path, mapping: PathMap) -> None:
         """The file goes out by the server's own pathsend."""

@@ -181,8 +181,9 @@ class TestProxy:
         assert proxy.get(url(name, "elsewhere")).content == sender + name
 
     def test_headers(self, proxy: httpx.Client) -> None:
-        """All of the app's headers stay, its validators too, and nothing of the redirect shows."""
+        """All of the app's headers stay, its validators too, and nothing of the redirect shows but for caches."""
         with_, without = proxy.get(url(b"a.txt")), proxy.get(url(b"a.txt", "plain"))
+        assert with_.headers.pop("vary") == "X-Accel-Mapping"
         ignored = {"date", "server", "accept-ranges", "keep-alive"}
         for response in (with_, without):
             for name in ignored:

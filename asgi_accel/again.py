@@ -1,0 +1,57 @@
+"""Asking again: when a response has been lost on its way, the app is called a second time, without pathsend.
+
+A middleware between the route and `AccelMiddleware` may not know pathsend. It drops the message, or adds to bytes that
+never come. Then nothing has gone out yet, and the client gets what it would get without `AccelMiddleware`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from asgi_accel.pathsend import PATHSEND
+
+
+def may_ask_again(scope: Scope) -> bool:
+    """Whether a request may be made twice: a GET or HEAD without a body (RFC 9110, 9.2.1 and 9.3.1)."""
+    names = {name.lower(): value for name, value in scope.get("headers", ())}
+    return (
+        scope["method"] in ("GET", "HEAD")
+        and names.get(b"content-length", b"0") == b"0"
+        and b"transfer-encoding" not in names
+    )
+
+
+def is_loss(error: BaseException) -> bool:
+    """Whether an error says that a response was lost: Starlette's `BaseHTTPMiddleware` waits for one, and raises it."""
+    return isinstance(error, RuntimeError) and error.args == ("No response returned.",)
+
+
+async def client_is_there(receive: Receive) -> bool:
+    """Whether the client still waits: what gives up because it has gone sends nothing, too, and is right.
+
+    The first look may find the request's body, the second the end of the connection.
+    """
+    for _ in range(2):
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            if (await receive())["type"] == "http.disconnect":
+                return False
+    return True
+
+
+async def ask_again(app: ASGIApp, scope: Scope, first: dict[str, Any], receive: Receive, send: Send) -> None:
+    """Call the app once more with the scope as it first was, but without pathsend."""
+    empty = [{"type": "http.request", "body": b"", "more_body": False}]
+
+    async def receive_again() -> Message:
+        return empty.pop() if empty else await receive()
+
+    scope.clear()
+    scope.update(first)
+    extensions = scope.get("extensions")
+    if extensions:
+        scope["extensions"] = {name: value for name, value in extensions.items() if name != PATHSEND}
+    await app(scope, receive_again, send)

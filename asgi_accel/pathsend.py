@@ -1,0 +1,127 @@
+"""How a file sender is told from the rest of the app.
+
+A file sender (`FileResponse`, `StaticFiles`) looks for the extension ``http.response.pathsend`` in its scope, and if it
+is there, sends its file's path in place of the bytes. `FileResponse.__call__` does three things in this order:
+
+1. It asks ``"http.response.pathsend" in scope["extensions"]``.
+2. It reads the request's `Range`.
+3. It starts its response.
+
+So the question comes first, and nobody but a file sender asks it. While a proxy offers to send files, the app's
+extensions are the dict below, which notes the question. From then on `Range` is hidden, so that the whole file comes as
+a path, and the start of the response waits for the message after it.
+
+`tests/test_pathsend.py` fails if Starlette changes this order. What becomes of the path is in `redirecting.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from starlette.types import Scope
+
+from asgi_accel.offer import RANGES
+
+PATHSEND = "http.response.pathsend"
+ZEROCOPYSEND = "http.response.zerocopysend"  # some file senders prefer it, and it tells no path
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Extensions(dict[str, Any]):
+    """The app's extensions while a proxy offers to send files, with pathsend among them, as ``{}``.
+
+    ``in`` and ``get`` are the question. All that copies or changes the dict says the opposite: this is no file sender,
+    but a middleware that makes other extensions for one, or a logger. What it makes is a plain dict.
+    """
+
+    __slots__ = ("_has_range", "_headers", "_scope", "_server", "_without_range", "asked", "known", "open")
+
+    def __init__(self, scope: Scope, has_range: bool) -> None:
+        """Put this dict into the scope. The scope is not copied: what the app notes in it is for those outside, too."""
+        self._scope = scope
+        self._server = scope.get("extensions")
+        self._has_range = has_range
+        self._headers: Headers = []
+        self._without_range: Headers | None = None
+        self.asked = False  # by a file sender, and nothing has said otherwise since
+        self.known = False  # the app has heard of pathsend, by the question or in a copy
+        self.open = True  # until the response has started: a later question is answered as the server would
+        super().__init__(self._server or ())
+        dict.pop(self, ZEROCOPYSEND, None)
+        dict.__setitem__(self, PATHSEND, {})  # without what a server may announce beside it, such as ranges
+        scope["extensions"] = self
+
+    @property
+    def of_server(self) -> dict[str, Any]:
+        return self._server or {}
+
+    def __contains__(self, name: object) -> bool:
+        if name != PATHSEND:
+            return super().__contains__(name)
+        if not self.open:
+            return PATHSEND in self.of_server
+        if not super().__contains__(PATHSEND):  # a middleware has taken it out
+            return False
+        self.asked = self.known = True
+        self._hide_range()
+        return True
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return self[name] if name in self else default  # noqa: SIM401 (this is `get`)
+
+    def no_file(self) -> None:
+        """Take the question back."""
+        self.asked = False
+        self.known = True
+        self.show_range()
+
+    def _hide_range(self) -> None:
+        if self._has_range and self._without_range is None:
+            self._headers = self._scope["headers"]
+            self._without_range = [header for header in self._headers if header[0] not in RANGES]
+            self._scope["headers"] = self._without_range
+
+    def show_range(self) -> None:
+        """Show the request's `Range` again, in copies of the scope, too: they hold the same list."""
+        if self._without_range is not None:
+            self._without_range[:] = self._scope["headers"] = self._headers
+            self._without_range = None
+
+    def give_back(self) -> None:
+        """Leave the scope as the server made it."""
+        self.show_range()
+        if self._server is None:
+            self._scope.pop("extensions", None)
+        else:
+            self._scope["extensions"] = self._server
+
+    def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
+        return dict, (dict(self),)  # `copy`, `deepcopy` and `pickle`
+
+
+def _takes_back(name: str) -> Callable[..., Any]:
+    of_dict = getattr(dict, name)
+
+    def method(self: Extensions, *args: Any) -> Any:
+        self.no_file()
+        return of_dict(self, *args)
+
+    return method
+
+
+for _name in (
+    "__delitem__",
+    "__iter__",
+    "__or__",
+    "__ror__",
+    "clear",
+    "copy",
+    "items",
+    "keys",
+    "pop",
+    "popitem",
+    "values",
+):
+    setattr(Extensions, _name, _takes_back(_name))

@@ -1,0 +1,76 @@
+"""Where a file goes: the header that makes the proxy send it, or the reason why the app has to.
+
+Here is what nginx, Apache and lighttpd do with such headers. Nothing is sent here.
+"""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote
+
+from asgi_accel.mapping import PathMap
+from asgi_accel.offer import REDIRECT, SENDFILE
+
+Headers = list[tuple[bytes, bytes]]
+
+VARY = b"X-Accel-Mapping"
+LONGEST_URI = 2048  # bytes
+# nginx answers 502 if the response's headers don't fit in `proxy_buffer_size`, 4 KiB by default. What the server and
+# nginx's parser need besides the app's own headers is less than the difference.
+LONGEST_HEADERS = 3800
+# What the proxy has of its own, by the header that it takes. nginx sends its own `ETag` and `Last-Modified`, from the
+# file, Apache and lighttpd heed the app's; of `Accept-Ranges` the client would get both.
+FROM_THE_FILE = {
+    REDIRECT: frozenset((b"content-length", b"accept-ranges", b"etag", b"last-modified", REDIRECT)),
+    SENDFILE: frozenset((b"content-length", b"accept-ranges", SENDFILE, REDIRECT)),
+}
+# Apache takes X-Sendfile as it comes, but for blanks at the end; lighttpd percent-decodes it, and takes UTF-8 alone.
+PLAIN = re.compile(r"[^\x00-\x1f\x7f%]*[^\x00-\x20\x7f%]")
+
+
+class LeftToApp(Exception):
+    """The app has to send this file; the message says why."""
+
+
+def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, headers: Headers) -> bytes:
+    """The value of the header that makes the proxy send a file.
+
+    Args:
+        sendfile_type: The header's name, in lower case.
+        offered: What the proxy offers to send.
+        path: The file's path.
+        status: The status of the response.
+        headers: The headers of the response, names in lower case.
+
+    Raises:
+        LeftToApp: The proxy would send something else, or nothing.
+    """
+    if status != 200:
+        raise LeftToApp(f"nginx would turn its status, {status}, into 200")
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value) + 4
+        if name == b"content-encoding":
+            raise LeftToApp("nginx would drop its Content-Encoding")
+    uri = offered.uri(path)
+    if uri is None:
+        raise LeftToApp("no pair that is offered covers it")
+    size += len(uri)
+    if len(uri) > LONGEST_URI or size > LONGEST_HEADERS:
+        raise LeftToApp(f"its URI, {len(uri)} bytes, or all its headers, {size} bytes, could be too long for nginx")
+    if sendfile_type == SENDFILE:
+        plain = unquote(uri, errors="replace")
+        if not PLAIN.fullmatch(plain) or "\ufffd" in plain:
+            raise LeftToApp("Apache and lighttpd do not read such a name alike")
+        return plain.encode()
+    return uri.encode("ascii")
+
+
+def add_vary(headers: Headers) -> Headers:
+    """The headers with `X-Accel-Mapping` in their one `Vary` (RFC 9110, 12.5.5): another request gets other headers."""
+    values = [value for name, value in headers if name.lower() == b"vary"]
+    joined = b", ".join([*values, VARY])
+    members = [member.strip().lower() for value in values for member in value.split(b",")]
+    if b"*" in members or VARY.lower() in members:
+        return headers
+    return [header for header in headers if header[0].lower() != b"vary"] + [(b"vary", joined)]

@@ -1,0 +1,110 @@
+"""The wait: a redirect is held back until the app is done, at most some time, with its file kept open.
+
+What an app does after its response, such as a background task, can delete the file before nginx opens it. So nginx is
+told only when the app is done, and what is gone by then is sent by the app, from the open file. Which redirects wait
+is decided in `handover.py`.
+
+Opening a file and looking at it happens in the event loop: a thread would cost more than all the rest of a redirect. On
+a network mount that hangs, the loop hangs with it; ``hold=0`` opens nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+# A descriptor that can be read, since FUSE keeps no deleted file for O_PATH. A pipe of that name must not block.
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+class OpenFile:
+    """A file that stays readable when its name is gone. `FileResponse` takes it as its path."""
+
+    def __init__(self, path: str, descriptor: int) -> None:
+        self.path = path
+        self._descriptor = descriptor
+        self.stat_result = os.fstat(descriptor)
+
+    @classmethod
+    def of(cls, path: str) -> OpenFile | None:
+        """Open a file; None if the app cannot, since nginx alone may have it."""
+        try:
+            return cls(path, os.open(path, READ))
+        except OSError:
+            return None
+
+    def __index__(self) -> int:
+        """What `open` takes for a path: a descriptor of its own, which whoever opens the file closes."""
+        return os.dup(self._descriptor)
+
+    def is_there(self) -> bool:
+        """Whether the path still leads to this file."""
+        try:
+            return os.path.samestat(os.stat(self.path), self.stat_result)
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+class Timer:
+    """Calls `release` once: when the app is done, or after some seconds, in a task of its own."""
+
+    error: Exception | None = None  # what `release` has raised in that task
+    _is_up = False  # the time
+    _is_released = False
+    _waiter: anyio.Event | None = None
+
+    def __init__(self, seconds: float, release: Callable[[], Awaitable[None]]) -> None:
+        self._seconds = seconds
+        self._release = release
+        self._handle: asyncio.Handle | anyio.CancelScope
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            import trio
+
+            self._handle = anyio.CancelScope()
+            trio.lowlevel.spawn_system_task(self._wait_on_trio, self._handle, context=contextvars.copy_context())
+        else:
+            self._handle = self._loop.call_soon(self._start)  # most apps finish before that, and a timer costs more
+
+    def _start(self) -> None:
+        self._handle = self._loop.call_later(self._seconds, self._end)
+
+    def _end(self) -> None:
+        self._is_up = True
+        self._task = self._loop.create_task(self._release_alone())
+
+    async def _wait_on_trio(self, scope: anyio.CancelScope) -> None:
+        with scope:
+            await anyio.sleep(self._seconds)
+        if not scope.cancel_called:
+            self._is_up = True
+            await self._release_alone()
+
+    async def _release_alone(self) -> None:
+        try:
+            await self._release()
+        except Exception as exc:  # for `finish`; a system task of trio must not raise
+            self.error = exc
+        finally:
+            self._is_released = True
+            if self._waiter is not None:
+                self._waiter.set()
+
+    async def finish(self) -> None:
+        """The app is done: release now, unless the time was up before; raise what went wrong with that."""
+        self._handle.cancel()
+        if not self._is_up:
+            return await self._release()
+        if not self._is_released:
+            self._waiter = anyio.Event()
+            await self._waiter.wait()
+        if self.error is not None:
+            raise self.error
