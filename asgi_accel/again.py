@@ -4,8 +4,6 @@ A middleware between the route and `AccelMiddleware` may not know pathsend. It d
 never come. Then nothing has gone out yet, and the client gets what it would get without `AccelMiddleware`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import anyio
@@ -13,15 +11,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_accel.pathsend import PATHSEND
 
+BODY = (b"content-length", b"transfer-encoding")  # RFC 9112, section 6.3
+
 
 def may_ask_again(scope: Scope) -> bool:
     """Whether a request may be made twice: a GET or HEAD without a body (RFC 9110, 9.2.1 and 9.3.1)."""
-    names = {name.lower(): value for name, value in scope.get("headers", ())}
-    return (
-        scope["method"] in ("GET", "HEAD")
-        and names.get(b"content-length", b"0") == b"0"
-        and b"transfer-encoding" not in names
-    )
+    has_body = {(name, value) for name, value in scope.get("headers", ()) if name in BODY} - {(b"content-length", b"0")}
+    return scope["method"] in ("GET", "HEAD") and not has_body
 
 
 def is_loss(error: BaseException) -> bool:
@@ -51,7 +47,6 @@ async def ask_again(app: ASGIApp, scope: Scope, first: dict[str, Any], receive: 
 
     scope.clear()
     scope.update(first)
-    extensions = scope.get("extensions")
-    if extensions:
-        scope["extensions"] = {name: value for name, value in extensions.items() if name != PATHSEND}
+    scope["extensions"] = dict(scope.get("extensions") or {})
+    scope["extensions"].pop(PATHSEND, None)
     await app(scope, receive_again, send)

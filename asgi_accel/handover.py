@@ -3,21 +3,17 @@
 Where the file goes is said in `target.py`. What else an app sends is in `redirecting.py`.
 """
 
-from __future__ import annotations
-
-import contextlib
 import os
 import stat
 
-import anyio.to_thread
 from starlette.types import Message, Receive, Scope, Send
 
 from asgi_accel.again import may_ask_again
 from asgi_accel.log import OWNER_ONLY, logger
 from asgi_accel.offer import FOR_GET, Offer, Offered
-from asgi_accel.pathsend import PATHSEND, Extensions
-from asgi_accel.sending import UnlessRefused, in_lower_case, is_part, send_all, send_bytes, send_file
-from asgi_accel.target import FROM_THE_FILE, Headers, LeftToApp, add_vary, target
+from asgi_accel.pathsend import PATHSEND, Extensions, Headers
+from asgi_accel.serving import UnlessRefused, is_part, send_all, send_bytes, send_file, stat_file
+from asgi_accel.target import FROM_THE_FILE, LeftToApp, add_vary, target
 from asgi_accel.wait import OpenFile, Timer
 
 
@@ -43,35 +39,30 @@ class Handover:
         self._first = dict(scope)  # before the app has noted anything in it
         self.view = Extensions(scope, b"range" in headers)
 
-    async def _send_file(self, message: Message) -> None:
-        """Redirect the file that a message names, or leave it to the app."""
-        offer, path = self._offer, message["path"]
-        headers = in_lower_case(self._start)
-        names = dict(headers)
-        if offer.sendfile_type in names:
-            return await send_all(self._send, *self._redirect(headers, names[offer.sendfile_type]))
+    async def _send_file(self, path: str, headers: Headers) -> None:
+        """Redirect a file, or leave it to the app; `headers` are those of its response, names in lower case."""
+        kind, hold = self._offer.sendfile_type, self._offer.hold
         try:
-            if is_part(message):
-                raise LeftToApp("only a part of it is to be sent")
             if self._scope["method"] != "GET" and not FOR_GET.isdisjoint(self._headers):
                 raise LeftToApp("nginx, which redirects every method as GET, would heed its range or condition")
-            goal = target(offer.sendfile_type, self._offered.mapping, path, self._start["status"], headers)
+            goal = target(kind, self._offered.mapping, path, self._start["status"], headers)
         except LeftToApp as reason:
             logger.debug("%.200r is left to the app: %s", path, reason)
-            return await self._leave(message, names)
+            return await self._leave(path, headers)
         logger.debug("%.200r is redirected to %.200r", path, goal)
-        redirect = self._redirect(headers, goal)
-        file = OpenFile.of(path) if offer.hold else None
+        self._held = self._redirect(headers, goal)
+        file = OpenFile.of(path) if hold else None
         if file is None:
-            await send_all(self._send, *redirect)
-        elif self._is_longer(names, file.stat_result):
+            await send_all(self._send, *self._held)
+            self._held = ()
+        elif self._is_longer(headers, file.stat_result):
             file.close()
         else:
-            self._file, self._held = file, redirect
-            self._timer = Timer(offer.hold, self._release)
+            self._file = file
+            self._timer = Timer(hold, self._release)
 
     def _redirect(self, headers: Headers, goal: bytes) -> tuple[Message, Message]:
-        """A redirect, with a file response's own headers, names in lower case."""
+        """A redirect that keeps the headers of a file's response."""
         name = self._offer.sendfile_type
         dropped = FROM_THE_FILE[name]
         headers = [header for header in headers if header[0] not in dropped]
@@ -81,50 +72,38 @@ class Handover:
 
     async def _release(self) -> None:
         """Send the redirect that has waited; if its file is gone by now, the file."""
-        file = self._file
+        file, found = self._file, self._file.stat_result
         try:
             if not file.is_there():
                 logger.debug("%.200r is gone, now that the app is done: it is sent by the app", file.path)
                 scope = {**self._scope, "extensions": {}}
-                return await send_file(file, file.stat_result, self._start, scope, self._receive, self._send)
+                return await send_file(file, found, self._start, scope, self._receive, self._send)
         finally:
             file.close()
-        if not file.stat_result.st_mode & 0o044:
-            self._offer.log.once(OWNER_ONLY, file.path, file.stat_result.st_uid, file.stat_result.st_mode & 0o7777)
+        if not found.st_mode & 0o044:
+            self._offer.log.once(OWNER_ONLY, file.path, found.st_uid, found.st_mode & 0o7777)
         await send_all(self._send, *self._held)
 
-    async def _leave(self, message: Message, names: dict[bytes, bytes]) -> None:
+    async def _leave(self, path: str, headers: Headers) -> None:
         """Send what the app would have sent without the middleware, ranges included.
 
         A refused range is not sent: only the app knows the headers of its own refusal.
         """
-        if is_part(message):
-            await self._send(self._start)
-            return await self._send_path(message)
-        path, stat_result = message["path"], None  # of no regular file: `FileResponse` says what is wrong with it
-        with contextlib.suppress(OSError):
-            found = await anyio.to_thread.run_sync(os.stat, path)
-            stat_result = found if stat.S_ISREG(found.st_mode) else None
-        if stat_result is not None and self._is_longer(names, stat_result):
-            return
-        attempt = UnlessRefused(self._send)
-        may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
-        scope = {**self._scope, "extensions": self.view.of_server}
-        send = attempt.send if may_refuse else self._send
-        await send_file(path, stat_result, self._start, scope, self._receive, send)
-        self._refused = attempt.refused
+        found = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
+        if found is None or not self._is_longer(headers, found):
+            attempt = UnlessRefused(self._send)
+            may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
+            scope, send = {**self._scope, "extensions": self.view.server}, attempt.send if may_refuse else self._send
+            await send_file(path, found, self._start, scope, self._receive, send)
+            self._refused = attempt.refused
 
-    def _is_longer(self, names: dict[bytes, bytes], found: os.stat_result) -> bool:
-        length = names.get(b"content-length", b"")
+    def _is_longer(self, headers: Headers, found: os.stat_result) -> bool:
+        length = dict(headers).get(b"content-length", b"")
         is_longer = length.isdigit() and int(length) > found.st_size and stat.S_ISREG(found.st_mode)
         self._longer = is_longer and may_ask_again(self._first)
         return self._longer
 
     async def _send_path(self, message: Message) -> None:
         """Send a file, or a part of it, whose response has started already."""
-        if self._scope["method"] == "HEAD":
-            await self._send({"type": "http.response.body", "body": b""})
-        elif PATHSEND in self.view.of_server and not is_part(message):
-            await self._send(message)
-        else:
-            await send_bytes(message, self._send)
+        knows_path = PATHSEND in self.view.server and not is_part(message)
+        await (self._send(message) if knows_path else send_bytes(message, self._send))

@@ -4,50 +4,29 @@ Reasons that concern one request alone are debug messages, and stand where they 
 is shown by ``%.200r``: one short line, whatever it holds (CVE-2025-27111).
 """
 
-from __future__ import annotations
-
 import logging
 
 logger = logging.getLogger("asgi_accel")
 
-NO_OFFER = (
-    "a request came through a proxy (it has %s), but the app serves its files itself: %s. If that proxy is to send "
-    "them, "
-)
+NO_OFFER = "a request came through a proxy (it has %s), but the app sends its files itself: %s. To change that, "
 NGINX_NEEDS = NO_OFFER + "its location needs: proxy_set_header X-Accel-Mapping %.1000r;"
 NGINX_NEEDS_SECRET = NGINX_NEEDS + " proxy_set_header X-Accel-Secret '...';"
-OTHERS_NEED = (
-    NO_OFFER + "it has to set X-Accel-Mapping to %.1000r: by RequestHeader set (Apache), setenv.set-request-header "
-    "(lighttpd)"
-)
-OTHERS_NEED_SECRET = OTHERS_NEED + ", and X-Accel-Secret in the same way"
-# https://github.com/basecamp/thruster sends X-Sendfile-Type and no mapping.
-THRUSTER_NEEDS = (
-    NO_OFFER + "give AccelMiddleware sendfile_type='X-Sendfile', always=True: Thruster sets no header for %.1000r"
-)
+OTHERS_NEED = NO_OFFER + "set X-Accel-Mapping %.1000r by RequestHeader (Apache), setenv.set-request-header (lighttpd)"
+OTHERS_NEED_SECRET = OTHERS_NEED + ", and X-Accel-Secret with the secret"
+# https://github.com/basecamp/thruster sends X-Sendfile-Type, and can be told no mapping.
+THRUSTER_NEEDS = NO_OFFER + "give AccelMiddleware always=True, sendfile_type='X-Sendfile': Thruster offers no %.1000r"
 SWAPPED = "the two sides are swapped in the proxy's X-Accel-Mapping, %.200r: the directory comes first, as in %.1000r"
-NO_LOCATION = (
-    "the proxy asks the app for %.200r, which is under a prefix that it offers: it has no location for that prefix. "
-    "Add one, with `internal` and the directory; `asgi-accel nginx` prints it"
-)
+NO_LOCATION = "the proxy asks the app for %.200r, under a prefix that it offers: it has no location for that prefix. "
+NO_LOCATION += "asgi-accel nginx prints one"
 NO_PAIR = "a redirect to %.200r goes out as it is: no proxy offers to send it, and mapping= has no pair for it"
-MALFORMED = (
-    "a redirect to %.200r goes out as it is: no proxy offers to send it, and it is a malformed URI. Give one that "
-    "starts with '/', is percent-encoded and has no '..', as AccelRedirectResponse writes it"
-)
-PATH_AS_URI = (
-    "a redirect goes to %.200r, which is a path in a directory of mapping= and not a URI of the proxy: give the "
-    "mapping to the response, too: AccelRedirectResponse(path, mapping=...)"
-)
+MALFORMED = "a redirect to %.200r goes out as it is: its URI is malformed. Percent-encode it, from '/' on, without '..'"
+PATH_AS_URI = "a redirect goes to %.200r, which is a path and no URI: give AccelRedirectResponse(path, mapping=...)"
 OWNER_ONLY = (
-    "a redirect goes to %.200r, which only its owner may read (user %d, mode %04o). If the proxy's workers run as "
-    "another user, clients get a 403: run them as the app's user, or let their group read it: os.chmod(path, 0o640)"
+    "a redirect goes to %.200r, which only its owner may read (user %d, mode %04o). If the proxy is another user, "
 )
-LOST = (
-    "the file response to %.200r was lost or changed by a middleware between the route and AccelMiddleware, which does "
-    "not know http.response.pathsend. Put AccelMiddleware next to the routes: make it the first app.add_middleware() "
-    "line. %s"
-)
+OWNER_ONLY += "clients get a 403: run its workers as the owner, or let their group read the file, os.chmod(path, 0o640)"
+LOST = "the file response to %.200r was lost or changed by a middleware between the route and AccelMiddleware that "
+LOST += "does not know http.response.pathsend. Make AccelMiddleware the first app.add_middleware() line. %s"
 
 
 class Log:

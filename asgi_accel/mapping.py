@@ -46,15 +46,14 @@ def is_unsafe(path: bytes) -> bool:
     return b"\0" in path or (b".." in path and b".." in path.split(b"/"))
 
 
-def is_malformed(uri: str) -> bool:
-    """Whether nginx would refuse a URI, or read it in another way than this package does."""
-    uri = uri.partition("?")[0]
-    if not uri.startswith("/") or _BROKEN_ESCAPE.search(uri):
-        return True
+def decode_uri(uri: str) -> bytes | None:
+    """The path in a URI, or None if nginx would refuse the URI, or read it in another way than this package does."""
+    path = uri.partition("?")[0]
     try:
-        return is_unsafe(unquote_to_bytes(_as_bytes(uri)))
+        raw = unquote_to_bytes(path.encode("utf-8", "surrogateescape"))  # as header values are decoded
     except UnicodeEncodeError:
-        return True
+        return None
+    return None if not path.startswith("/") or _BROKEN_ESCAPE.search(path) or is_unsafe(raw) else raw
 
 
 def read_pairs(text: str) -> Iterator[tuple[str, str]]:
@@ -83,26 +82,19 @@ def _write_value(text: str) -> str:
     return text if re.fullmatch(_PLAIN, text) else '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
 
 
-def _as_bytes(uri: str) -> bytes:
-    return uri.encode("utf-8", "surrogateescape")  # as header values are decoded, on every system
-
-
 def _on_windows() -> bool:
     return os.path.sep == "\\"
 
 
 def _with_slashes(path: bytes) -> bytes:
     """A path as the map compares it. On Windows `\\` is a slash, too, and the case of a drive letter does not count."""
-    if not _on_windows():
-        return path
-    path = path.replace(b"\\", b"/")
-    return path[:1].upper() + path[1:] if path[1:2] == b":" else path
+    path = path.replace(b"\\", b"/") if _on_windows() else path
+    return path[:1].upper() + path[1:] if path[1:2] == b":" and _on_windows() else path
 
 
 def _native(path: bytes) -> str:
     """The text of a path as the system writes it."""
-    text = os.fsdecode(path)
-    return text.replace("/", "\\") if _on_windows() else text
+    return path.decode("utf-8", "surrogateescape").replace("/", "\\") if _on_windows() else os.fsdecode(path)
 
 
 def _is_file_name(path: bytes) -> bool:
@@ -114,7 +106,6 @@ class _Heads(dict[bytes, bytes | None]):
     """Heads of paths, and what to put in their place: None where two pairs differ, so the head leads nowhere."""
 
     def __init__(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
-        super().__init__()
         for head, value in pairs:
             self[head] = value if self.setdefault(head, value) == value else None
         self._longest = max(map(len, self), default=-1)
@@ -123,9 +114,8 @@ class _Heads(dict[bytes, bytes | None]):
         """Replace the longest head of `path`, in whole components, that is here; None if none is."""
         end = min(self._longest + 1, len(path))  # the slash after it lies no further
         while (end := path.rfind(b"/", 0, end)) >= 0:
-            head = path[:end]
-            if head in self:
-                value = self[head]
+            if path[:end] in self:
+                value = self[path[:end]]
                 return None if value is None else value + path[end:]
         return None
 
@@ -220,12 +210,9 @@ class PathMap:
         except (UnicodeEncodeError, FileNotFoundError):  # no such name can exist; no working directory
             return None
         raw = _with_slashes(raw)
-        if raw.endswith(b"/") or is_unsafe(raw) or not _is_file_name(raw):
-            return None
-        uri = self._prefixes.replace(raw)
-        if uri is None or self._directories.replace(uri) != raw:
-            return None
-        return percent_encode(uri)
+        is_file = not raw.endswith(b"/") and not is_unsafe(raw) and _is_file_name(raw)
+        uri = self._prefixes.replace(raw) if is_file else None
+        return None if uri is None or self._directories.replace(uri) != raw else percent_encode(uri)
 
     def path(self, uri: str) -> str | None:
         """Return the path of the file behind a percent-encoded internal URI, or None if no pair covers it.
@@ -233,16 +220,11 @@ class PathMap:
         Args:
             uri: The URI as in `X-Accel-Redirect`; a query after ``?`` is not part of the file's name.
         """
-        uri = uri.partition("?")[0]
-        if uri.endswith("/") or is_malformed(uri):
-            return None
-        found = self._directories.replace(unquote_to_bytes(_as_bytes(uri)))
+        raw = decode_uri(uri)
+        found = None if raw is None or raw.endswith(b"/") else self._directories.replace(raw)
         if found is None or self._prefixes.replace(found) is None or not _is_file_name(found):
             return None
-        try:
-            return _native(found)
-        except UnicodeDecodeError:  # Windows has no such name
-            return None
+        return _native(found)
 
     def __and__(self, other: PathMap) -> PathMap:
         """The pairs that both maps have.

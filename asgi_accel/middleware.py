@@ -3,8 +3,6 @@
 Where a proxy offers to send files, the way goes on in `redirecting.py`, else in `serving.py`.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -89,7 +87,7 @@ class AccelMiddleware:
             if not await request.finish(self.app, exc):
                 raise
         else:
-            if request.stage is not PASSING:
+            if request.stage != PASSING:
                 await request.finish(self.app)
         finally:
             request.view.give_back()

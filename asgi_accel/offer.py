@@ -3,8 +3,6 @@
 What is done with an offer is in `redirecting.py`.
 """
 
-from __future__ import annotations
-
 import hmac
 import logging
 import os
@@ -16,18 +14,8 @@ from urllib.parse import unquote
 
 from starlette.types import Scope
 
-from asgi_accel.log import (
-    NGINX_NEEDS,
-    NGINX_NEEDS_SECRET,
-    NO_LOCATION,
-    OTHERS_NEED,
-    OTHERS_NEED_SECRET,
-    PATH_AS_URI,
-    SWAPPED,
-    THRUSTER_NEEDS,
-    Log,
-    logger,
-)
+from asgi_accel import log
+from asgi_accel.log import logger
 from asgi_accel.mapping import PathMap, percent_encode, read_pairs
 
 _is_logged = logger.isEnabledFor
@@ -44,7 +32,12 @@ LONGEST = 8192  # bytes of a mapping header, as many as nginx takes in one line 
 MOST_PAIRS = 64  # of a mapping header: to read many takes milliseconds, and a client can send ever new ones
 REDIRECT = b"x-accel-redirect"
 SENDFILE = b"x-sendfile"
-NEEDS = {REDIRECT: (NGINX_NEEDS, NGINX_NEEDS_SECRET), SENDFILE: (OTHERS_NEED, OTHERS_NEED_SECRET)}
+NEEDS = {REDIRECT: (log.NGINX_NEEDS, log.NGINX_NEEDS_SECRET), SENDFILE: (log.OTHERS_NEED, log.OTHERS_NEED_SECRET)}
+NO_MAPPING = "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, or say whose X-Accel-Mapping "
+NO_MAPPING += "header counts, with secret= (the proxy's only) or trust_header=True (anyone's)"
+# The value is left out: a secret has no place in a log.
+UNFIT = "secret= is empty, or has a control character or blanks around it, so no header can carry it; "
+UNFIT += "give it as in the proxy's X-Accel-Secret"
 IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered for this request
 
 
@@ -55,6 +48,10 @@ class Offered(NamedTuple):
     varies: bool = False  # a client could have sent such a header, so caches must know of it
     prefixes: tuple[str, ...] = ()
     reason: str = ""
+
+
+def _nothing(reason: str) -> Offered:
+    return Offered(PathMap(), reason=reason)
 
 
 def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
@@ -82,20 +79,25 @@ class Offer:
     """
 
     def __init__(
-        self,
-        mapping: PathMap | None,
-        always: bool,
-        trust_header: bool,
-        secret: str | None,
-        sendfile_type: str,
-        hold: float,
+        self, mapping: PathMap | None, always: bool, trust: bool, secret: str | None, sendfile_type: str, hold: float
     ) -> None:
-        _check(mapping, always, trust_header, secret, sendfile_type)
-        self.mapping = mapping or PathMap()
         self.sendfile_type = sendfile_type.lower().encode()
+        if self.sendfile_type not in NEEDS:
+            raise ValueError(f"sendfile_type={sendfile_type!r}: give X-Accel-Redirect (nginx) or X-Sendfile (Apache)")
+        if mapping is None and not trust and secret is None:
+            raise ValueError(NO_MAPPING)
+        if always and (mapping is None or trust or secret is not None):
+            raise ValueError("always=True looks at no header: give it with mapping=, without secret= and trust_header=")
+        if trust and (mapping is not None or secret is not None):
+            raise ValueError("trust_header=True believes anyone, and mapping= or secret= do not: give one of them")
+        if trust and self.sendfile_type == SENDFILE:
+            raise ValueError("trust_header=True and X-Sendfile let a client name any file: give mapping= or secret=")
+        if secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
+            raise ValueError(UNFIT)
+        self.mapping = mapping or PathMap()
         self.hold = hold  # seconds that a redirect waits for the app, at most
         self.secret = None if secret is None else secret.encode()
-        self.log = Log()
+        self.log = log.Log()
         self._advice = NEEDS[self.sendfile_type][secret is not None]
         # How the targets of the app's own redirects begin, if they stand for files.
         self.targets = tuple(percent_encode(os.fsencode(uri)).encode() + b"/" for _, uri in self.mapping if uri != "/")
@@ -131,7 +133,7 @@ class Offer:
             self._explain(scope, headers, found.reason)
             return None
         if scope["path"].startswith(found.prefixes):
-            self.log.once(NO_LOCATION, scope["path"])
+            self.log.once(log.NO_LOCATION, scope["path"])
         return found, headers
 
     def is_file(self, target: bytes) -> bool:
@@ -139,7 +141,7 @@ class Offer:
         uri = target.decode("utf-8", "surrogateescape")
         path = unquote(uri.partition("?")[0])
         if any(directory != "/" and path.startswith(f"{directory}/") for directory, _ in self.mapping):
-            self.log.once(PATH_AS_URI, path)
+            self.log.once(log.PATH_AS_URI, path)
         return self.mapping.path(uri) is not None
 
     def hide_secret(self, scope: Scope) -> None:
@@ -175,7 +177,7 @@ class Offer:
             prefixes = tuple(f"{prefix}/" for _, prefix in mapping if prefix != "/")
             return Offered(mapping, self.secret is None, prefixes)
         if not {(prefix, directory) for directory, prefix in named}.isdisjoint(self.mapping):
-            self.log.once(SWAPPED, value, str(self.mapping))
+            self.log.once(log.SWAPPED, value, str(self.mapping))
         return _nothing(f"its X-Accel-Mapping header, {value[:200]!r}, lists no pair that is also in mapping=")
 
     def _explain(self, scope: Scope, headers: dict[bytes, bytes], reason: str) -> None:
@@ -185,32 +187,5 @@ class Offer:
         if proxied:
             self._watched = WATCHED
             is_thruster = MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE
-            needs = THRUSTER_NEEDS if is_thruster else self._advice
+            needs = log.THRUSTER_NEEDS if is_thruster else self._advice
             self.log.once(needs, min(proxied).decode(), reason, str(self.mapping) or "/the/directory/=/prefix/")
-
-
-def _nothing(reason: str) -> Offered:
-    return Offered(PathMap(), reason=reason)
-
-
-def _check(mapping: PathMap | None, always: bool, trust_header: bool, secret: str | None, sendfile_type: str) -> None:
-    """Refuse arguments that say nothing, contradict each other, or hold a bad value."""
-    problem = None
-    if sendfile_type.lower().encode() not in NEEDS:
-        problem = f"sendfile_type={sendfile_type!r}: give X-Accel-Redirect (nginx) or X-Sendfile (Apache)"
-    elif mapping is None and not trust_header and secret is None:
-        problem = "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, or say whose "
-        problem += "X-Accel-Mapping header counts, with secret= (the proxy's only) or trust_header=True (anyone's)"
-    elif always and (mapping is None or trust_header or secret is not None):
-        problem = "always=True looks at no header: give it with mapping=, without secret= and trust_header="
-    elif trust_header and (mapping is not None or secret is not None):
-        problem = "trust_header=True believes anyone, and mapping= or secret= do not: give one of them"
-    elif trust_header and sendfile_type.lower() == "x-sendfile":
-        problem = "trust_header=True with sendfile_type='X-Sendfile' lets a client name any file of this machine: give "
-        problem += "mapping= or secret= instead"
-    elif secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
-        # The value is left out of the message: a secret has no place in a log.
-        problem = "secret= is empty, or has a control character or blanks around it, so that no header can carry it; "
-        problem += "give it as in the proxy's X-Accel-Secret"
-    if problem is not None:
-        raise ValueError(problem)

@@ -36,36 +36,32 @@ class Extensions(dict[str, Any]):
     but a middleware that makes other extensions for one, or a logger. What it makes is a plain dict.
     """
 
-    __slots__ = ("_has_range", "_headers", "_scope", "_server", "_without_range", "asked", "known", "open")
+    __slots__ = ("_has_range", "_headers", "_scope", "_without_range", "asked", "known", "open", "server")
 
     def __init__(self, scope: Scope, has_range: bool) -> None:
         """Put this dict into the scope. The scope is not copied: what the app notes in it is for those outside, too."""
-        self._scope = scope
-        self._server = scope.get("extensions")
-        self._has_range = has_range
-        self._headers: Headers = []
-        self._without_range: Headers | None = None
+        self.server: dict[str, Any] = scope.get("extensions") or {}
         self.asked = False  # by a file sender, and nothing has said otherwise since
         self.known = False  # the app has heard of pathsend, by the question or in a copy
         self.open = True  # until the response has started: a later question is answered as the server would
-        super().__init__(self._server or ())
+        self._scope = scope
+        self._has_range = has_range
+        self._headers: Headers = []
+        self._without_range: Headers | None = None  # the list in the scope while `Range` is hidden
+        self.update(self.server)
         dict.pop(self, ZEROCOPYSEND, None)
-        dict.__setitem__(self, PATHSEND, {})  # without what a server may announce beside it, such as ranges
+        self[PATHSEND] = {}  # without what a server may announce in it, such as ranges
         scope["extensions"] = self
 
-    @property
-    def of_server(self) -> dict[str, Any]:
-        return self._server or {}
-
     def __contains__(self, name: object) -> bool:
-        if name != PATHSEND:
-            return super().__contains__(name)
-        if not self.open:
-            return PATHSEND in self.of_server
+        if name != PATHSEND or not self.open:
+            return name in self.server if name == PATHSEND else super().__contains__(name)
         if not super().__contains__(PATHSEND):  # a middleware has taken it out
             return False
         self.asked = self.known = True
-        self._hide_range()
+        if self._has_range and self._without_range is None:
+            self._headers = self._scope["headers"]
+            self._scope["headers"] = self._without_range = [pair for pair in self._headers if pair[0] not in RANGES]
         return True
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -73,15 +69,8 @@ class Extensions(dict[str, Any]):
 
     def no_file(self) -> None:
         """Take the question back."""
-        self.asked = False
-        self.known = True
+        self.asked, self.known = False, True
         self.show_range()
-
-    def _hide_range(self) -> None:
-        if self._has_range and self._without_range is None:
-            self._headers = self._scope["headers"]
-            self._without_range = [header for header in self._headers if header[0] not in RANGES]
-            self._scope["headers"] = self._without_range
 
     def show_range(self) -> None:
         """Show the request's `Range` again, in copies of the scope, too: they hold the same list."""
@@ -92,10 +81,7 @@ class Extensions(dict[str, Any]):
     def give_back(self) -> None:
         """Leave the scope as the server made it."""
         self.show_range()
-        if self._server is None:
-            self._scope.pop("extensions", None)
-        else:
-            self._scope["extensions"] = self._server
+        self._scope["extensions"] = self.server
 
     def __reduce__(self) -> tuple[type[dict[str, Any]], tuple[dict[str, Any]]]:
         return dict, (dict(self),)  # `copy`, `deepcopy` and `pickle`

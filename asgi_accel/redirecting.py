@@ -3,11 +3,8 @@
 How a file sender is known is in `pathsend.py`, what becomes of its file in `handover.py`.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Awaitable
-from enum import Enum
 
 import anyio
 from starlette.types import ASGIApp, Message
@@ -17,22 +14,15 @@ from asgi_accel.handover import Handover
 from asgi_accel.log import LOST, logger
 from asgi_accel.offer import REDIRECT
 from asgi_accel.pathsend import PATHSEND
-from asgi_accel.sending import in_lower_case, send_all, with_list
+from asgi_accel.serving import in_lower_case, is_part, send_all, with_list
 from asgi_accel.target import add_vary
 
 START = "http.response.start"
 
 
-class Stage(Enum):
-    """How far the response is."""
-
-    WATCHING = 1  # it has not started
-    HOLDING = 2  # a file sender has started it: the next message tells what it sends
-    PASSING = 3  # it goes out as the app sends it
-    TAKEN = 4  # it is answered here, and what else the app sends is dropped
-
-
-WATCHING, HOLDING, PASSING, TAKEN = Stage
+# How far a response is. WATCHING: it has not started. HOLDING: a file sender has started it, and the next message tells
+# what it sends. PASSING: it goes out as the app sends it. TAKEN: it is answered here, and what else comes is dropped.
+WATCHING, HOLDING, PASSING, TAKEN = range(4)
 
 
 class Redirecting(Handover):
@@ -42,53 +32,52 @@ class Redirecting(Handover):
 
     def send(self, message: Message) -> Awaitable[None]:
         stage = self.stage
-        if stage is PASSING and message["type"] != PATHSEND:
+        if stage == PASSING and message["type"] != PATHSEND:
             return self._send(message)
-        if stage is WATCHING and message["type"] == START and not self.view.asked:
+        if stage == WATCHING and message["type"] == START and not self.view.asked:
             self.stage = PASSING
             self.view.open = False
             return self._send(self._checked(message))
         return self._step(message)
 
     async def _step(self, message: Message) -> None:
-        stage = self.stage
-        if stage is HOLDING:
+        kind, stage = message["type"], self.stage
+        if stage == HOLDING:
+            self.stage = TAKEN
             await self._decide(message)
-        elif stage is PASSING:  # a path that nobody has asked for, by a copy of the extensions
+        elif stage == PASSING:  # a path that nobody has asked for, by a copy of the extensions
             await self._send_path(message)
-        elif stage is WATCHING and message["type"] == START:
+        elif stage == WATCHING and kind == START:
             self.stage = HOLDING
             self.view.open = False
             self.view.show_range()
             self._start = with_list(message)
-        elif stage is WATCHING:
+        elif stage == WATCHING:
             await self._send(message)
 
     async def _decide(self, message: Message) -> None:
         """Go on with the response that a file sender has started, now that the next message tells what it sends."""
-        is_whole = not message.get("more_body", False)
-        self.stage = TAKEN
-        if message["type"] == PATHSEND:
-            await self._send_file(message)
-        elif is_whole and self._start["status"] == 500:
-            self._held = (self._start, message)  # it may come of a lost response
-        elif is_whole and self._scope["method"] == "HEAD":
-            await self._answer_head(message)
-        else:
-            self.stage = PASSING  # no file after all: an error page, say
-            await send_all(self._send, self._checked(self._start), message)
-
-    async def _answer_head(self, message: Message) -> None:
-        """Answer the HEAD of a file, which does not tell its path. The ETag of its GET will be nginx's."""
-        kind = self._offer.sendfile_type
-        headers = in_lower_case(self._start)
-        names = dict(headers)
-        if kind in names:
-            return await send_all(self._send, *self._redirect(headers, names[kind]))
-        logger.debug("the HEAD of %.200r is answered by the app", self._scope["path"])
-        if kind == REDIRECT and b"etag" in names:
-            self._start = {**self._start, "headers": [header for header in headers if header[0] != b"etag"]}
-        await send_all(self._send, self._start, message)
+        start, kind = self._start, self._offer.sendfile_type
+        headers = in_lower_case(start)
+        own = dict(headers).get(kind)
+        is_file = message["type"] == PATHSEND and not is_part(message)
+        is_whole = message["type"] != PATHSEND and not message.get("more_body", False)
+        is_head = is_whole and self._scope["method"] == "HEAD"
+        if own is not None and (is_file or is_head):
+            await send_all(self._send, *self._redirect(headers, own))
+        elif is_file:
+            await self._send_file(message["path"], headers)
+        elif is_whole and start["status"] == 500:
+            self._held = (start, message)  # an error page, which may come of a lost response
+        elif is_head:  # It does not tell a path. The ETag of its GET will be nginx's.
+            logger.debug("the HEAD of %.200r is answered by the app", self._scope["path"])
+            if kind == REDIRECT and headers:
+                start = {**start, "headers": [header for header in headers if header[0] != b"etag"]}
+            await send_all(self._send, start, message)
+        else:  # a part of a file, or no file after all: an error page, say
+            self.stage = PASSING
+            await self._send(self._checked(start))
+            await self.send(message)
 
     def _checked(self, start: Message) -> Message:
         """A start of the app's own, with `Vary` if it is a redirect that would be a file without this offer."""
@@ -131,11 +120,9 @@ class Redirecting(Handover):
 
     def _is_lost(self, error: BaseException | None) -> bool:
         """Whether the app has heard of pathsend, and nothing has come of it that could go out."""
-        is_missing = self.stage is HOLDING or (self.stage is WATCHING and self.view.known)
+        is_missing = self.stage == HOLDING or (self.stage == WATCHING and self.view.known)
         return is_missing or self._longer if error is None else is_loss(error) and (is_missing or bool(self._held))
 
     async def _send_held(self) -> None:
-        if self._timer is None:
-            return await send_all(self._send, *self._held)
         timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed
-        await timer.finish()
+        await (send_all(self._send, *self._held) if timer is None else timer.finish())

@@ -1,10 +1,8 @@
 """`AccelRedirectResponse`: headers alone, which tell the proxy what to send."""
 
-from __future__ import annotations
-
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
 from mimetypes import guess_type
 from typing import Any
@@ -12,8 +10,13 @@ from urllib.parse import quote, urlencode
 
 from starlette.background import BackgroundTask
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from asgi_accel.mapping import PathMap, StrPath, is_unsafe, percent_encode
+from asgi_accel.offer import IN_SCOPE
+from asgi_accel.target import add_vary
+
+Query = str | Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _VISIBLE = re.compile(r"[\x21-\x7e]*")
@@ -32,12 +35,14 @@ class AccelRedirectResponse(Response):
         status_code: Only 200: nginx answers with a status of its own and would drop any other.
         headers: More headers. nginx keeps `Set-Cookie`, `Cache-Control`, `Expires` and those that this class sets, and
             drops others unless the internal location brings them back with ``add_header``.
-        media_type: Guessed from `filename` or `path` if not given, else ``application/octet-stream``.
+        media_type: Guessed from `filename` or `path` if not given, else ``application/octet-stream``. An empty one,
+            ``""``, sends no `Content-Type`, so that nginx's `types` decide in the internal location.
         background: A task to run after the response. It must not delete the file: nginx may not have opened it yet.
         filename: The name to save the file under, for `Content-Disposition` (RFC 6266).
         content_disposition_type: ``attachment`` or ``inline``.
         mapping: The `PathMap` that turns `path` into the internal URI.
-        query: What follows ``?`` in the internal URI: encoded text, or a mapping to encode.
+        query: What follows ``?`` in the internal URI: encoded text, or a mapping or pairs to encode. A name may have
+            several values, as in `Request.query_params`.
         buffering: `X-Accel-Buffering`. nginx heeds it for the app's own response, not for what an internal location
             fetches from elsewhere (see `expires`).
         limit_rate: Bytes per second to the client, 0 for no limit (`X-Accel-Limit-Rate`).
@@ -45,6 +50,9 @@ class AccelRedirectResponse(Response):
             browser's is `Cache-Control` (`X-Accel-Expires`). nginx never caches a redirect, and what an internal
             location fetches is kept as that says: the location can read this as ``$upstream_http_x_accel_expires``.
         charset: The character set of the text, one that the proxy's ``charset`` directives know (`X-Accel-Charset`).
+        fallback: An ASGI app, such as another `Response`, that answers in place of the redirect if `AccelMiddleware` is
+            around the app and no proxy offers anything. Give it for what the app has no file for: a redirect to the
+            presigned URL of an object in a storage, the original of a thumbnail that nginx makes.
 
     Raises:
         ValueError: nginx would refuse or ignore one of the values, or `mapping` does not cover the file.
@@ -61,23 +69,25 @@ class AccelRedirectResponse(Response):
         filename: str | None = None,
         content_disposition_type: str = "attachment",
         mapping: PathMap | None = None,
-        query: str | Mapping[str, Any] | None = None,
+        query: Query | None = None,
         buffering: bool | None = None,
         limit_rate: int | None = None,
         expires: int | datetime | None = None,
         charset: str | None = None,
+        fallback: Callable[[Any, Any, Any], Awaitable[Any]] | None = None,
     ) -> None:
         if status_code != 200:
-            raise ValueError(
-                f"status_code={status_code!r}: nginx answers a redirect with 200 whatever the app says; leave it out"
-            )
+            raise ValueError(f"status_code={status_code!r}: nginx answers with 200 whatever the app says; leave it out")
+        if fallback is not None and not callable(fallback):
+            raise ValueError(f"fallback={fallback!r}: give a Response or an ASGI app")
+        self.fallback = fallback
         if charset is not None:
             self.charset = _token("charset", charset)
         text = os.fspath(path)
         if media_type is None:
             # By the last component alone: `guess_type` takes URLs, so a name could be read as one, `data:text/html,x`.
             media_type = guess_type("/" + (filename or text).rpartition("/")[2])[0] or "application/octet-stream"
-        super().__init__(None, status_code, headers, media_type, background)
+        super().__init__(None, status_code, headers, media_type or None, background)
         own = {b"content-length": "0", b"x-accel-redirect": _target(text, mapping, query)}
         if filename is not None and "content-disposition" not in self.headers:
             own[b"content-disposition"] = content_disposition(filename, content_disposition_type)
@@ -95,8 +105,19 @@ class AccelRedirectResponse(Response):
         given = [header for header in self.raw_headers if header[0] not in own and header[0] != b"accept-ranges"]
         self.raw_headers[:] = given + [(name, value.encode("latin-1")) for name, value in own.items()]
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.fallback is not None and IN_SCOPE in scope:
+            if scope[IN_SCOPE] is None:
+                await self.fallback(scope, receive, send)
+                if self.background is not None:
+                    await self.background()
+                return
+            if scope[IN_SCOPE].varies:
+                self.raw_headers = add_vary(self.raw_headers)
+        await super().__call__(scope, receive, send)
 
-def _target(path: str, mapping: PathMap | None, query: str | Mapping[str, Any] | None) -> str:
+
+def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
     """The value of `X-Accel-Redirect`."""
     if mapping is not None:
         if not isinstance(mapping, PathMap):
@@ -109,7 +130,7 @@ def _target(path: str, mapping: PathMap | None, query: str | Mapping[str, Any] |
             raise ValueError(f"{path!r}: a named location is '@' and its name, with no blanks or control characters")
         if query is not None:
             raise ValueError(
-                f"query={query!r}: a named location, {path!r}, takes no query; give the path of an internal one"
+                f"query={query!r}: a named location, {path!r}, takes no query; give an internal one's path"
             )
         return path
     else:
@@ -119,28 +140,36 @@ def _target(path: str, mapping: PathMap | None, query: str | Mapping[str, Any] |
             raise ValueError(f"{path!r} is no text that can be encoded: {exc}") from exc
         if not raw.startswith(b"/") or is_unsafe(raw):
             raise ValueError(
-                f"{path!r}: nginx takes a path that starts with '/' (or '@' for a named location), with no '..' "
-                "component and no NUL"
+                f"{path!r}: nginx takes a path that starts with '/' (or '@': a named location), no '..', no NUL"
             )
         uri = percent_encode(raw)
     if query is None:
         return uri
     if not isinstance(query, str):
-        query = urlencode(query, doseq=True)
+        # Starlette's `QueryParams` is a mapping of names to their last values.
+        pairs = query.multi_items() if hasattr(query, "multi_items") else query
+        query = urlencode(pairs if isinstance(pairs, Mapping) else list(pairs), doseq=True)
     if not _VISIBLE.fullmatch(query):
         raise ValueError(f"query={query!r} has a blank, a control character or no ASCII; encode it, or give a dict")
     return f"{uri}?{query}"
 
 
-def content_disposition(filename: str, disposition: str) -> str:
+def content_disposition(filename: str, type: str = "attachment") -> str:  # noqa: A002 (the word of RFC 6266)
     """The value of `Content-Disposition` (RFC 6266) that gives a file its name.
 
-    An ASCII ``filename=`` for old clients, and ``filename*=`` (RFC 8187) where it differs. What could end the quoted
-    text (CVE-2022-36359, and the same in django-sendfile2 before 0.7.0) is replaced, not escaped, since not all clients
-    read escapes; a ``%`` too, since some browsers decode it.
+    It has an ASCII ``filename=`` for old clients, and ``filename*=`` (RFC 8187) if that differs. What could end the
+    quoted text (CVE-2022-36359, and the same in django-sendfile2 before 0.7.0) is replaced, not escaped, since not all
+    clients read escapes; so is ``%``, since some browsers decode it.
+
+    Args:
+        filename: The name, any text.
+        type: ``attachment`` to save the file, ``inline`` to show it.
+
+    Raises:
+        ValueError: `type` is not a token (RFC 9110, section 5.6.2).
     """
     fallback = re.sub(r'[^ -~]|["\\%]', "_", filename)
-    value = f'{_token("content_disposition_type", disposition)}; filename="{fallback}"'
+    value = f'{_token("content_disposition_type", type)}; filename="{fallback}"'
     if fallback == filename:
         return value
     name = re.sub("[\ud800-\udfff]", "\ufffd", filename)  # bytes that are no UTF-8 have no place in RFC 8187

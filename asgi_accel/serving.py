@@ -1,24 +1,30 @@
-"""Redirects coming out become files: if no proxy offers to send them, the app serves them itself."""
+"""The app sends files itself: those that its redirects stand for if no proxy offers to, and those that are left to it.
 
-from __future__ import annotations
+Ranges are `FileResponse`'s own.
+"""
 
 import os
 import stat
 from collections.abc import Awaitable
 
+import anyio
 import anyio.to_thread
 from starlette.responses import FileResponse, PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from asgi_accel.log import MALFORMED, NO_PAIR, logger
-from asgi_accel.mapping import is_malformed
-from asgi_accel.offer import REDIRECT, Offer
-from asgi_accel.sending import drop, with_list
-from asgi_accel.target import Headers
+from asgi_accel.mapping import decode_uri
+from asgi_accel.offer import RANGES, REDIRECT, Offer
+from asgi_accel.wait import OpenFile
+
+Headers = list[tuple[bytes, bytes]]
+
+CHUNK = 64 * 1024  # bytes, as `FileResponse` reads
+NEEDED_FOR_RANGES = {b"accept-ranges", b"content-type", b"etag", b"last-modified"}  # by `FileResponse`
 
 
 class Serving:
-    """The `send` of one request for which no proxy offers to send a redirect."""
+    """The `send` of one request for which no proxy offers to send a redirect: the app sends its file."""
 
     _answered = False
 
@@ -36,30 +42,26 @@ class Serving:
                     path = self._path_of(value.decode("utf-8", "surrogateescape"))
                     if path is not None:
                         self._answered = True
-                        return self._send_redirected(path, message["headers"])
-        return drop() if self._answered else self._send(message)
+                        return self._send_redirected(path, message)
+        return send_all(self._send) if self._answered else self._send(message)
 
     def _path_of(self, uri: str) -> str | None:
         path = self._offer.mapping.path(uri)
         shown = uri.partition("?")[0]  # a query may be a signature
         logger.debug("nothing is offered to send the redirect to %.200r: it stands for the file %.200r", shown, path)
         if path is None:
-            is_bad = is_malformed(uri) and not uri.startswith("@")  # that is a named location
+            is_bad = decode_uri(uri) is None and not uri.startswith("@")  # that is a named location
             self._offer.log.once(MALFORMED if is_bad else NO_PAIR, shown)
         return path
 
-    async def _send_redirected(self, path: str, headers: Headers) -> None:
+    async def _send_redirected(self, path: str, start: Message) -> None:
         """Send the file that a redirect stands for, with the redirect's own headers."""
-        try:
-            stat_result = await anyio.to_thread.run_sync(os.stat, path)
-        except OSError:
-            stat_result = None
-        if stat_result is None or not stat.S_ISREG(stat_result.st_mode):
+        found = await stat_file(path)
+        if found is None:
             logger.debug("there is no file %.200r: 404", path)
             return await PlainTextResponse("Not Found", 404)(self._scope, self._receive, self._send)
-        response = FileResponse(path, stat_result=stat_result)
-        own = [(name.lower(), value) for name, value in headers]
-        own = [header for header in own if not _is_replaced(*header)]
+        response = FileResponse(path, stat_result=found)
+        own = [header for header in in_lower_case(start) if not _is_replaced(*header)]
         names = dict(own)
         response.raw_headers[:] = own + [header for header in response.raw_headers if header[0] not in names]
         await response(self._scope, self._receive, self._send)
@@ -67,8 +69,76 @@ class Serving:
 
 def _is_replaced(name: bytes, value: bytes) -> bool:
     """Whether a header of a redirect speaks to the proxy, or of a body that the redirect had itself."""
-    return (
-        name.startswith(b"x-accel-")
-        or name in (b"content-length", b"content-range")
-        or (name == b"content-type" and value.startswith(b"multipart/byteranges"))
-    )
+    is_multipart = name == b"content-type" and value.startswith(b"multipart/byteranges")
+    return is_multipart or name.startswith(b"x-accel-") or name in (b"content-length", b"content-range")
+
+
+class UnlessRefused:
+    """A `send` that drops a response which refuses a range (400 or 416), and remembers that."""
+
+    refused = False
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if message["type"] == "http.response.start" and message["status"] in (400, 416):
+            self.refused = True
+        return send_all(self._send) if self.refused else self._send(message)
+
+
+async def stat_file(path: str) -> os.stat_result | None:
+    """The `os.stat` of a regular file, or None."""
+    try:
+        found = await anyio.to_thread.run_sync(os.stat, path)
+    except OSError:
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+async def send_file(
+    file: str | OpenFile, found: os.stat_result | None, start: Message, scope: Scope, receive: Receive, send: Send
+) -> None:
+    """Send a file under the start that another file sender made, or the part of it that the request asks for."""
+    headers = in_lower_case(start)
+    names = dict(headers)
+    if found is not None and b"content-length" in names:  # the file may have another size by now
+        size = (b"content-length", b"%d" % found.st_size)
+        headers = [size if header[0] == b"content-length" else header for header in headers]
+    if not names.keys() >= NEEDED_FOR_RANGES:  # a file sender that knows no ranges sends the whole, so this does, too
+        scope = {**scope, "headers": [header for header in scope["headers"] if header[0] not in RANGES]}
+    response = FileResponse(file, start["status"], media_type="*/*", stat_result=found)  # type: ignore[arg-type]
+    response.raw_headers[:] = headers
+    await response(scope, receive, send)
+
+
+def is_part(message: Message) -> bool:
+    """Whether a pathsend message names only a part of a file (asgiref's pull request 538)."""
+    return bool(message.get("offset")) or message.get("count") is not None
+
+
+async def send_bytes(message: Message, send: Send) -> None:
+    """Send what a pathsend message stands for: a file, or a part of it."""
+    left = message.get("count")
+    async with await anyio.open_file(message["path"], "rb") as file:
+        await file.seek(message.get("offset") or 0)
+        while chunk := await file.read(CHUNK if left is None else min(CHUNK, left)):
+            left = None if left is None else left - len(chunk)
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def with_list(message: Message) -> Message:
+    """A message whose headers can be read more than once: ASGI says that they are an iterable."""
+    headers = message.get("headers")
+    return message if headers is None or isinstance(headers, list | tuple) else {**message, "headers": list(headers)}
+
+
+def in_lower_case(start: Message) -> Headers:
+    """The headers of a start, names in lower case."""
+    return [(name.lower(), value) for name, value in start.get("headers", ())]
+
+
+async def send_all(send: Send, *messages: Message) -> None:
+    for message in messages:
+        await send(message)

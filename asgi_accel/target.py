@@ -3,8 +3,6 @@
 Here is what nginx, Apache and lighttpd do with such headers. Nothing is sent here.
 """
 
-from __future__ import annotations
-
 import re
 from urllib.parse import unquote
 

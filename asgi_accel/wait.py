@@ -56,9 +56,7 @@ class Timer:
     """Calls `release` once: when the app is done, or after some seconds, in a task of its own."""
 
     error: Exception | None = None  # what `release` has raised in that task
-    _is_up = False  # the time
-    _is_released = False
-    _waiter: anyio.Event | None = None
+    _done: asyncio.Event | anyio.Event | None = None  # of that task, once it has begun
 
     def __init__(self, seconds: float, release: Callable[[], Awaitable[None]]) -> None:
         self._seconds = seconds
@@ -78,33 +76,29 @@ class Timer:
         self._handle = self._loop.call_later(self._seconds, self._end)
 
     def _end(self) -> None:
-        self._is_up = True
-        self._task = self._loop.create_task(self._release_alone())
+        self._done = asyncio.Event()
+        self._task = self._loop.create_task(self._release_alone(self._done))
 
     async def _wait_on_trio(self, scope: anyio.CancelScope) -> None:
         with scope:
             await anyio.sleep(self._seconds)
         if not scope.cancel_called:
-            self._is_up = True
-            await self._release_alone()
+            self._done = anyio.Event()
+            await self._release_alone(self._done)
 
-    async def _release_alone(self) -> None:
+    async def _release_alone(self, done: asyncio.Event | anyio.Event) -> None:
         try:
             await self._release()
         except Exception as exc:  # for `finish`; a system task of trio must not raise
             self.error = exc
         finally:
-            self._is_released = True
-            if self._waiter is not None:
-                self._waiter.set()
+            done.set()
 
     async def finish(self) -> None:
         """The app is done: release now, unless the time was up before; raise what went wrong with that."""
         self._handle.cancel()
-        if not self._is_up:
+        if self._done is None:
             return await self._release()
-        if not self._is_released:
-            self._waiter = anyio.Event()
-            await self._waiter.wait()
+        await self._done.wait()
         if self.error is not None:
             raise self.error
