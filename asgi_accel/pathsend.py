@@ -48,21 +48,22 @@ class Extensions(dict[str, Any]):
         self._has_range = has_range
         self._headers: Headers = []
         self._without_range: Headers | None = None  # the list in the scope while `Range` is hidden
-        self.update(self.server)
-        dict.pop(self, ZEROCOPYSEND, None)
+        if self.server:
+            self.update(self.server)
+            dict.pop(self, ZEROCOPYSEND, None)
         self[PATHSEND] = {}  # without what a server may announce in it, such as ranges
         scope["extensions"] = self
 
     def __contains__(self, name: object) -> bool:
-        if name != PATHSEND or not self.open:
-            return name in self.server if name == PATHSEND else super().__contains__(name)
-        if not super().__contains__(PATHSEND):  # a middleware has taken it out
-            return False
-        self.asked = self.known = True
-        if self._has_range and self._without_range is None:
-            self._headers = self._scope["headers"]
-            self._scope["headers"] = self._without_range = [pair for pair in self._headers if pair[0] not in RANGES]
-        return True
+        if name == PATHSEND and not self.open:
+            return PATHSEND in self.server
+        is_there = super().__contains__(name)  # unless a middleware has taken it out
+        if name == PATHSEND and is_there:
+            self.asked = self.known = True
+            if self._has_range and self._without_range is None:
+                self._headers = self._scope["headers"]
+                self._scope["headers"] = self._without_range = [pair for pair in self._headers if pair[0] not in RANGES]
+        return is_there
 
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default  # noqa: SIM401 (this is `get`)

@@ -3,6 +3,7 @@
 How a file sender is known is in `pathsend.py`, what becomes of its file in `handover.py`.
 """
 
+import contextlib
 import logging
 from collections.abc import Awaitable
 
@@ -109,11 +110,9 @@ class Redirecting(Handover):
             await self._send_held()
             return True
         earlier = None if self._timer is None else self._timer.error
-        with anyio.CancelScope(shield=True):  # a cancelled app must not lose its response
-            try:
-                await self._send_held()
-            except Exception as exc:
-                logger.debug("the response to %.200r could not be sent: %r", self._scope["path"], exc)
+        # A cancelled app must not lose its response. What goes wrong with that must not hide the app's own error.
+        with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
+            await self._send_held()
         if earlier is not None and isinstance(error, Exception):
             raise earlier
         return False
