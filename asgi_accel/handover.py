@@ -11,8 +11,8 @@ from starlette.types import Message, Receive, Scope, Send
 from asgi_accel.again import may_ask_again
 from asgi_accel.log import OWNER_ONLY, logger
 from asgi_accel.offer import FOR_GET, Offer, Offered
-from asgi_accel.pathsend import PATHSEND, Extensions, Headers
-from asgi_accel.serving import UnlessRefused, is_part, send_all, send_bytes, send_file, stat_file
+from asgi_accel.pathsend import Extensions, Headers
+from asgi_accel.serving import UnlessRefused, send_all, send_file, stat_file
 from asgi_accel.target import FROM_THE_FILE, LeftToApp, add_vary, target
 from asgi_accel.wait import OpenFile, Timer
 
@@ -50,15 +50,14 @@ class Handover:
             logger.debug("%.200r is left to the app: %s", path, reason)
             return await self._leave(path, headers)
         logger.debug("%.200r is redirected to %.200r", path, goal)
-        self._held = self._redirect(headers, goal)
+        redirect = self._redirect(headers, goal)
         file = OpenFile.of(path) if hold else None
         if file is None:
-            await send_all(self._send, *self._held)
-            self._held = ()
+            await send_all(self._send, *redirect)
         elif self._is_longer(headers, file.stat_result):
             file.close()
         else:
-            self._file = file
+            self._file, self._held = file, redirect
             self._timer = Timer(hold, self._release)
 
     def _redirect(self, headers: Headers, goal: bytes) -> tuple[Message, Message]:
@@ -102,8 +101,3 @@ class Handover:
         is_longer = length.isdigit() and int(length) > found.st_size and stat.S_ISREG(found.st_mode)
         self._longer = is_longer and may_ask_again(self._first)
         return self._longer
-
-    async def _send_path(self, message: Message) -> None:
-        """Send a file, or a part of it, whose response has started already."""
-        knows_path = PATHSEND in self.view.server and not is_part(message)
-        await (self._send(message) if knows_path else send_bytes(message, self._send))

@@ -15,7 +15,7 @@ from asgi_accel.handover import Handover
 from asgi_accel.log import LOST, logger
 from asgi_accel.offer import REDIRECT
 from asgi_accel.pathsend import PATHSEND
-from asgi_accel.serving import in_lower_case, is_part, send_all, with_list
+from asgi_accel.serving import in_lower_case, is_part, send_all, send_bytes, with_list
 from asgi_accel.target import add_vary
 
 START = "http.response.start"
@@ -32,29 +32,25 @@ class Redirecting(Handover):
     stage = WATCHING
 
     def send(self, message: Message) -> Awaitable[None]:
-        stage = self.stage
-        if stage == PASSING and message["type"] != PATHSEND:
+        stage, kind = self.stage, message["type"]
+        if stage == PASSING and kind != PATHSEND:
             return self._send(message)
-        if stage == WATCHING and message["type"] == START and not self.view.asked:
-            self.stage = PASSING
-            self.view.open = False
+        if stage == WATCHING and kind == START and not self.view.asked:
+            self.stage, self.view.open = PASSING, False
             return self._send(self._checked(message))
-        return self._step(message)
+        return self._send(message) if stage == WATCHING and kind != START else self._step(message)
 
     async def _step(self, message: Message) -> None:
-        kind, stage = message["type"], self.stage
-        if stage == HOLDING:
-            self.stage = TAKEN
-            await self._decide(message)
-        elif stage == PASSING:  # a path that nobody has asked for, by a copy of the extensions
-            await self._send_path(message)
-        elif stage == WATCHING and kind == START:
-            self.stage = HOLDING
-            self.view.open = False
+        if self.stage == WATCHING:
+            self.stage, self.view.open = HOLDING, False
             self.view.show_range()
             self._start = with_list(message)
-        elif stage == WATCHING:
-            await self._send(message)
+        elif self.stage == HOLDING:
+            self.stage = TAKEN
+            await self._decide(message)
+        elif self.stage == PASSING:  # a path that nobody has asked for, by a copy of the extensions
+            knows_path = PATHSEND in self.view.server and not is_part(message)
+            await (self._send(message) if knows_path else send_bytes(message, self._send))
 
     async def _decide(self, message: Message) -> None:
         """Go on with the response that a file sender has started, now that the next message tells what it sends."""
@@ -98,7 +94,7 @@ class Redirecting(Handover):
         Raises:
             Exception: A held redirect could not be sent, before the app raised an error itself.
         """
-        if (self._refused or self._is_lost(error)) and await client_is_there(self._receive):
+        if self._is_lost(error) and await client_is_there(self._receive):
             may = may_ask_again(self._first)
             if not self._refused:
                 what = "The app was asked once more." if may else "The app could not be asked once more."
@@ -120,7 +116,9 @@ class Redirecting(Handover):
     def _is_lost(self, error: BaseException | None) -> bool:
         """Whether the app has heard of pathsend, and nothing has come of it that could go out."""
         is_missing = self.stage == HOLDING or (self.stage == WATCHING and self.view.known)
-        return is_missing or self._longer if error is None else is_loss(error) and (is_missing or bool(self._held))
+        if error is None:
+            return is_missing or self._longer or self._refused
+        return is_loss(error) and (is_missing or bool(self._held))
 
     async def _send_held(self) -> None:
         timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed

@@ -45,15 +45,12 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
     """
     if status != 200:
         raise LeftToApp(f"nginx would turn its status, {status}, into 200")
-    size = 0
-    for name, value in headers:
-        size += len(name) + len(value) + 4
-        if name == b"content-encoding":
-            raise LeftToApp("nginx would drop its Content-Encoding")
+    if b"content-encoding" in dict(headers):
+        raise LeftToApp("nginx would drop its Content-Encoding")
     uri = offered.uri(path)
     if uri is None:
         raise LeftToApp("no pair that is offered covers it")
-    size += len(uri)
+    size = len(uri) + sum([len(name) + len(value) + 4 for name, value in headers])
     if len(uri) > LONGEST_URI or size > LONGEST_HEADERS:
         raise LeftToApp(f"its URI, {len(uri)} bytes, or all its headers, {size} bytes, could be too long for nginx")
     if sendfile_type == SENDFILE:
