@@ -1,4 +1,4 @@
-"""What the middleware adds to a response that is no file, and how long `PathMap.uri` takes, in process.
+"""What the package's parts take in process: the middleware for pages and for files, a response, and `PathMap.uri`.
 
     .venv/bin/python benchmarks/overhead.py
 
@@ -7,17 +7,23 @@ The rounds of all candidates are interleaved, so that drift hits all alike; the 
 
 from __future__ import annotations
 
+import asyncio
+import os
 import statistics
 import sys
 import time
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asgi_accel import AccelMiddleware, PathMap
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
 CALLS = 5_000
 ROUNDS = 41
@@ -122,6 +128,80 @@ def middlewares() -> dict[str, dict[str, float]]:
     }
 
 
+class LeastForFiles:
+    """The least that hands a file over: its path becomes a header, whatever the request says and the file is called."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"] = {"http.response.pathsend": {}}
+        start: Message = {}
+
+        async def redirect(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
+            headers += [(b"content-length", b"0"), (b"x-accel-redirect", message["path"].encode())]
+            await send({**start, "headers": headers})
+            await send({"type": "http.response.body", "body": b""})
+
+        await self.app(scope, receive, redirect)
+
+
+def files() -> dict[str, float]:
+    """Microseconds that a `FileResponse` with `stat_result` takes through Starlette's router, its file offered."""
+    path = os.path.abspath(__file__)
+    stat_result = os.stat(path)
+
+    async def endpoint(request: Request) -> Response:
+        return FileResponse(path, stat_result=stat_result)
+
+    routed = Starlette(routes=[Route("/", endpoint)])
+    mapping = {os.path.dirname(path): "/download"}
+    offer = [(b"x-accel-mapping", os.fsencode(str(PathMap(mapping))))]
+    candidates: dict[str, ASGIApp] = {
+        "the least": LeastForFiles(routed),
+        "AccelMiddleware": AccelMiddleware(routed, mapping),
+        "AccelMiddleware, hold=0": AccelMiddleware(routed, mapping, hold=0),
+    }
+    headers = PROXY_HEADERS + offer + BROWSER_HEADERS
+
+    async def measure_files(target: ASGIApp) -> float:
+        scope: Scope = {"type": "http", "method": "GET", "path": "/", "root_path": "", "query_string": b""}
+        scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}}
+        start = time.perf_counter()
+        for _ in range(CALLS // 5):
+            await target({**scope, "headers": headers.copy()}, receive, send)
+        return (time.perf_counter() - start) / (CALLS // 5)
+
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(ROUNDS):
+        for name, target in candidates.items():
+            times[name].append(asyncio.run(measure_files(target)))
+    return {name: statistics.median(values) * 1e6 for name, values in times.items()}
+
+
+def responses() -> dict[str, float]:
+    """Microseconds that it takes to make a response: by hand, and as `AccelRedirectResponse`."""
+    makers: dict[str, Callable[[], Response]] = {
+        "a Response with the header by hand": lambda: Response(
+            headers={"X-Accel-Redirect": "/download/a.bin"}, media_type="application/octet-stream"
+        ),
+        "AccelRedirectResponse": lambda: AccelRedirectResponse("/download/a.bin"),
+    }
+    times: dict[str, list[float]] = {name: [] for name in makers}
+    for _ in range(ROUNDS):
+        for name, make in makers.items():
+            start = time.perf_counter()
+            for _ in range(CALLS):
+                make()
+            times[name].append((time.perf_counter() - start) / CALLS * 1e6)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
 def uris() -> dict[str, dict[str, float]]:
     """Microseconds that `PathMap.uri` takes, by the number of pairs and the length of the path in bytes."""
     paths = {length: "/mnt/storage-0/" + "folder/" * (length // 7 - 2) for length in (40, 80, 160, 320)}
@@ -141,7 +221,7 @@ def uris() -> dict[str, dict[str, float]]:
 
 
 def figures() -> dict[str, dict[str, dict[str, float]]]:
-    return {"added": middlewares(), "uri": uris()}
+    return {"added": middlewares(), "uri": uris(), "in process": {"files": files(), "responses": responses()}}
 
 
 def main() -> None:
@@ -149,6 +229,12 @@ def main() -> None:
         for name, microseconds in added.items():
             share = microseconds / added["TrustedHostMiddleware"]
             sys.stdout.write(f"{offer}: {name} adds {microseconds:.2f} us, {share:.2f} of TrustedHostMiddleware\n")
+    taken = files()
+    for name, microseconds in taken.items():
+        share = microseconds / taken["the least"]
+        sys.stdout.write(f"a file through the router, {name}: {microseconds:.1f} us, {share:.2f} of the least\n")
+    for name, microseconds in responses().items():
+        sys.stdout.write(f"{name}: {microseconds:.2f} us\n")
     for length, by_pairs in uris().items():
         line = ", ".join(f"{pairs}: {microseconds:.2f} us" for pairs, microseconds in by_pairs.items())
         sys.stdout.write(f"PathMap.uri, a path of {length}: {line}\n")

@@ -27,19 +27,23 @@ class TestNames:
     """What can be imported and called."""
 
     def test_exports(self) -> None:
-        """Three names."""
-        assert asgi_accel.__all__ == ["AccelMiddleware", "AccelRedirectResponse", "PathMap"]
+        """Three classes and two functions."""
+        functions = ["content_disposition", "offered"]
+        assert asgi_accel.__all__ == ["AccelMiddleware", "AccelRedirectResponse", "PathMap", *functions]
+        assert parameters(asgi_accel.content_disposition) == "(filename, type='attachment')"
+        assert parameters(asgi_accel.offered) == "(request_or_scope)"
 
     def test_middleware(self) -> None:
         assert parameters(AccelMiddleware) == (
-            "(app, mapping=None, *, always=False, trust_header=False, secret=None, sendfile_type='X-Accel-Redirect')"
+            "(app, mapping=None, *, always=False, trust_header=False, secret=None, sendfile_type='X-Accel-Redirect', "
+            "hold=0.1)"
         )
 
     def test_response(self) -> None:
         assert parameters(AccelRedirectResponse) == (
             "(path, status_code=200, headers=None, media_type=None, background=None, *, "
             "filename=None, content_disposition_type='attachment', mapping=None, query=None, "
-            "buffering=None, limit_rate=None, expires=None, charset=None)"
+            "buffering=None, limit_rate=None, expires=None, charset=None, fallback=None)"
         )
 
     def test_map(self) -> None:
@@ -53,7 +57,7 @@ class TestNames:
     def test_attributes(self) -> None:
         """Nothing else of the middleware and the response is public, but what they inherit and ASGI asks for."""
         assert {name for name in vars(AccelMiddleware) if not name.startswith("_")} == set()
-        assert set(vars(AccelMiddleware(_app, {"/a": "/a"}))) - {"app"} == {"_offer", "_warned"}
+        assert set(vars(AccelMiddleware(_app, {"/a": "/a"}))) - {"app"} == {"_offer"}
         assert {name for name in vars(AccelRedirectResponse) if not name.startswith("_")} == set()
 
 

@@ -162,6 +162,8 @@ class TestFiles:
         """Status, body and headers are the same but for the list in docs/differences.md."""
         route = route.format(name if "static" in route else os.fsencode(name).hex())
         content = FILES[name]
+        if mode == "copied":  # a file sender in a copied scope sees the range, and answers it as without the middleware
+            sent = {header: value for header, value in sent.items() if header not in ("Range", "If-Range")}
         addresses = {kind: f"/{kind}/{route}" for kind in ("plain", mode)}
         headers = {kind: headers_of(client, address, sent) for kind, address in addresses.items()}
         without = Answer(client, method, addresses["plain"], headers["plain"])
@@ -232,5 +234,8 @@ class TestOthers:
             # The HEAD of a file does not tell that no pair covers it.
             without = Answer(client, method, address, {})
             assert (answer.status, answer.headers) == (200, without.headers_but(OWN))
+        elif method == "HEAD" and route.startswith(("404", "encoded")):
+            without = Answer(client, method, address, {})
+            assert (answer.status, answer.headers) == (without.status, without.headers_but(OWN))
         else:
             assert answer.all() == without.all()
