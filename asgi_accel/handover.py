@@ -3,16 +3,18 @@
 Where the file goes is said in `target.py`. What else an app sends is in `redirecting.py`.
 """
 
+import contextlib
 import os
 import stat
+from collections.abc import Awaitable
 
 from starlette.types import Message, Receive, Scope, Send
 
 from asgi_accel.again import may_ask_again
 from asgi_accel.log import OWNER_ONLY, logger
-from asgi_accel.offer import FOR_GET, Offer, Offered
+from asgi_accel.offer import FOR_GET, Names, Offer, Offered
 from asgi_accel.pathsend import Extensions, Headers
-from asgi_accel.serving import UnlessRefused, send_all, send_file, stat_file
+from asgi_accel.serving import send_all, send_file, stat_file
 from asgi_accel.target import FROM_THE_FILE, LeftToApp, add_vary, target
 from asgi_accel.wait import OpenFile, Timer
 
@@ -27,17 +29,15 @@ class Handover:
     _longer = False  # a middleware has meant to add to the file's bytes, which it did not get
     _refused = False  # `FileResponse` has refused the range, with other headers than the app's refusal has
 
-    def __init__(
-        self, offer: Offer, offered: Offered, headers: dict[bytes, bytes], scope: Scope, receive: Receive, send: Send
-    ) -> None:
+    def __init__(self, offer: Offer, found: Offered, names: Names, scope: Scope, receive: Receive, send: Send) -> None:
         self._offer = offer
-        self._offered = offered
-        self._headers = headers  # of the request, those that matter
+        self._offered = found
+        self._headers = names  # of the request, those that matter
         self._scope = scope
         self._receive = receive
         self._send = send
         self._first = dict(scope)  # before the app has noted anything in it
-        self.view = Extensions(scope, b"range" in headers)
+        self.view = Extensions(scope, b"range" in names)
 
     async def _send_file(self, path: str, headers: Headers) -> None:
         """Redirect a file, or leave it to the app; `headers` are those of its response, names in lower case."""
@@ -51,7 +51,9 @@ class Handover:
             return await self._leave(path, headers)
         logger.debug("%.200r is redirected to %.200r", path, goal)
         redirect = self._redirect(headers, goal)
-        file = OpenFile.of(path) if hold else None
+        file = None
+        with contextlib.suppress(OSError):  # nginx alone may have it
+            file = OpenFile(path) if hold else None
         if file is None:
             await send_all(self._send, *redirect)
         elif self._is_longer(headers, file.stat_result):
@@ -80,7 +82,7 @@ class Handover:
         finally:
             file.close()
         if not found.st_mode & 0o044:
-            self._offer.log.once(OWNER_ONLY, file.path, found.st_uid, found.st_mode & 0o7777)
+            self._offer.warn(OWNER_ONLY, file.path, found.st_uid, found.st_mode & 0o7777)
         await send_all(self._send, *self._held)
 
     async def _leave(self, path: str, headers: Headers) -> None:
@@ -90,11 +92,14 @@ class Handover:
         """
         found = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
         if found is None or not self._is_longer(headers, found):
-            attempt = UnlessRefused(self._send)
             may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
-            scope, send = {**self._scope, "extensions": self.view.server}, attempt.send if may_refuse else self._send
+            send = self._send_unless_refused if may_refuse else self._send
+            scope = {**self._scope, "extensions": self.view.server}
             await send_file(path, found, self._start, scope, self._receive, send)
-            self._refused = attempt.refused
+
+    def _send_unless_refused(self, message: Message) -> Awaitable[None]:
+        self._refused = self._refused or message.get("status") in (400, 416)
+        return send_all(self._send) if self._refused else self._send(message)
 
     def _is_longer(self, headers: Headers, found: os.stat_result) -> bool:
         length = dict(headers).get(b"content-length", b"")

@@ -27,15 +27,3 @@ OWNER_ONLY = (
 OWNER_ONLY += "clients get a 403: run its workers as the owner, or let their group read the file, os.chmod(path, 0o640)"
 LOST = "the file response to %.200r was lost or changed by a middleware between the route and AccelMiddleware that "
 LOST += "does not know http.response.pathsend. Make AccelMiddleware the first app.add_middleware() line. %s"
-
-
-class Log:
-    """Remembers what has been said."""
-
-    def __init__(self) -> None:
-        self._said: set[str] = set()
-
-    def once(self, text: str, *values: object, level: int = logging.WARNING) -> None:
-        if text not in self._said:
-            self._said.add(text)
-            logger.log(level, text, *values)

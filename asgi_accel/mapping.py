@@ -25,6 +25,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # One value of the header is either free of everything that the syntax uses, or an RFC 9110 quoted-string (5.6.4).
 _PLAIN = r'[^\x00-\x20\x7f",=]+'
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
+SYNTAX = 'give /directory/=/prefix/, and "quotes" around a value with a comma, an equals sign, a quote or a blank'
 _PAIR = re.compile(rf"[ \t]*({_PLAIN}|{_QUOTED})[ \t]*=[ \t]*({_PLAIN}|{_QUOTED})[ \t]*(,|\Z)", re.DOTALL)
 
 # Names that Windows opens as something else than the file of that name: devices, streams, and names that it shortens.
@@ -66,10 +67,7 @@ def read_pairs(text: str) -> Iterator[tuple[str, str]]:
     while more:
         match = _PAIR.match(text, position)
         if match is None:
-            raise ValueError(
-                f"{text!r} is malformed at character {position}: give /directory/=/prefix/ with commas between the "
-                'pairs, and "double quotes" around a value with a comma, an equals sign, a quote or a blank'
-            )
+            raise ValueError(f"{text!r} is malformed at character {position}: {SYNTAX}")
         yield _read_value(match[1]), _read_value(match[2])
         position, more = match.end(), match[3] == ","
 
@@ -251,10 +249,8 @@ class PathMap:
         return hash(frozenset(self._pairs.items()))
 
     def __str__(self) -> str:
-        return ", ".join(
-            _write_value(os.fsdecode(directory + b"/")) + "=" + _write_value(os.fsdecode(prefix + b"/"))
-            for directory, prefix in self._pairs.items()
-        )
+        pairs = ((os.fsdecode(path + b"/"), os.fsdecode(uri + b"/")) for path, uri in self._pairs.items())
+        return ", ".join(f"{_write_value(path)}={_write_value(uri)}" for path, uri in pairs)
 
     def __repr__(self) -> str:
         return f"PathMap.parse({str(self)!r})"

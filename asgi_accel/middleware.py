@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgi_accel.mapping import Pairs, PathMap
-from asgi_accel.offer import IN_SCOPE, SENDFILE, Offer
+from asgi_accel.offer import IN_SCOPE, REDIRECT, Offer
 from asgi_accel.redirecting import PASSING, Redirecting
 from asgi_accel.serving import Serving
 
@@ -65,22 +65,22 @@ class AccelMiddleware:
         self._offer = Offer(mapping, always, trust_header, secret, sendfile_type, hold)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        offer = self._offer
+        if scope["type"] == "websocket":
+            offer.hide_secret(scope)
         if scope["type"] != "http":
-            if scope["type"] == "websocket":
-                self._offer.hide_secret(scope)
             await self.app(scope, receive, send)
             return
-        found = self._offer.of(scope)
-        knows_uris = self._offer.sendfile_type != SENDFILE  # Apache and lighttpd know no internal URIs
-        if found is None or not knows_uris:
-            send = Serving(self._offer, scope, receive, send).send
+        found = offer.of(scope)
+        if found is not None and offer.sendfile_type == REDIRECT:
+            scope[IN_SCOPE] = found[0]
+        else:  # Apache and lighttpd know no internal URIs
+            send = Serving(offer, scope, receive, send).send
             scope.setdefault(IN_SCOPE, None)  # a middleware further out may have an offer
         if found is None:
             await self.app(scope, receive, send)
             return
-        if knows_uris:
-            scope[IN_SCOPE] = found[0]
-        request = Redirecting(self._offer, *found, scope, receive, send)
+        request = Redirecting(offer, *found, scope, receive, send)
         try:
             await self.app(scope, receive, request.send)
         except BaseException as exc:

@@ -38,6 +38,7 @@ NO_MAPPING += "header counts, with secret= (the proxy's only) or trust_header=Tr
 # The value is left out: a secret has no place in a log.
 UNFIT = "secret= is empty, or has a control character or blanks around it, so no header can carry it; "
 UNFIT += "give it as in the proxy's X-Accel-Secret"
+Names = dict[bytes, bytes]  # of headers that matter, with their values
 IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered for this request
 
 
@@ -97,7 +98,7 @@ class Offer:
         self.mapping = mapping or PathMap()
         self.hold = hold  # seconds that a redirect waits for the app, at most
         self.secret = None if secret is None else secret.encode()
-        self.log = log.Log()
+        self._said: set[str] = set()
         self._advice = NEEDS[self.sendfile_type][secret is not None]
         # How the targets of the app's own redirects begin, if they stand for files.
         self.targets = tuple(percent_encode(os.fsencode(uri)).encode() + b"/" for _, uri in self.mapping if uri != "/")
@@ -108,14 +109,14 @@ class Offer:
         self._read = lru_cache(maxsize=16)(self._read_mapping)
         self._watched = WATCHED | PROXIED  # without PROXIED once the warning has been given
 
-    def of(self, scope: Scope) -> tuple[Offered, dict[bytes, bytes]] | None:
+    def of(self, scope: Scope) -> tuple[Offered, Names] | None:
         """What the proxy offers to send, with the request's headers that matter, or None if it offers nothing.
 
         Takes the secret out of what the app sees.
         """
         # Each request comes by here, so nothing more is done than must be (benchmarks/overhead.py).
         watched = self._watched
-        headers: dict[bytes, bytes] = {}
+        headers: Names = {}
         repeated: tuple[bytes, ...] = ()
         for name, value in scope.get("headers", ()):
             if name in watched:
@@ -133,15 +134,21 @@ class Offer:
             self._explain(scope, headers, found.reason)
             return None
         if scope["path"].startswith(found.prefixes):
-            self.log.once(log.NO_LOCATION, scope["path"])
+            self.warn(log.NO_LOCATION, scope["path"])
         return found, headers
+
+    def warn(self, text: str, *values: object, level: int = logging.WARNING) -> None:
+        """Say a thing, once."""
+        if text not in self._said:
+            self._said.add(text)
+            logger.log(level, text, *values)
 
     def is_file(self, target: bytes) -> bool:
         """Whether the app would send a file for a redirect of its own if nothing were offered."""
         uri = target.decode("utf-8", "surrogateescape")
         path = unquote(uri.partition("?")[0])
         if any(directory != "/" and path.startswith(f"{directory}/") for directory, _ in self.mapping):
-            self.log.once(log.PATH_AS_URI, path)
+            self.warn(log.PATH_AS_URI, path)
         return self.mapping.path(uri) is not None
 
     def hide_secret(self, scope: Scope) -> None:
@@ -149,7 +156,7 @@ class Offer:
         if self.secret is not None:
             scope["headers"] = [header for header in scope["headers"] if header[0] != SECRET]
 
-    def _examine(self, headers: dict[bytes, bytes], repeated: tuple[bytes, ...]) -> Offered:
+    def _examine(self, headers: Names, repeated: tuple[bytes, ...]) -> Offered:
         """What a request's headers offer."""
         value = headers.get(MAPPING)
         if value is None:
@@ -177,10 +184,10 @@ class Offer:
             prefixes = tuple(f"{prefix}/" for _, prefix in mapping if prefix != "/")
             return Offered(mapping, self.secret is None, prefixes)
         if not {(prefix, directory) for directory, prefix in named}.isdisjoint(self.mapping):
-            self.log.once(log.SWAPPED, value, str(self.mapping))
+            self.warn(log.SWAPPED, value, str(self.mapping))
         return _nothing(f"its X-Accel-Mapping header, {value[:200]!r}, lists no pair that is also in mapping=")
 
-    def _explain(self, scope: Scope, headers: dict[bytes, bytes], reason: str) -> None:
+    def _explain(self, scope: Scope, headers: Names, reason: str) -> None:
         """Say why nothing is offered, and warn if the request came through a proxy."""
         logger.debug("nothing is offered to send %.200r: %s", scope["path"], reason)
         proxied = PROXIED & headers.keys()  # none any more once the warning has been given
@@ -188,4 +195,4 @@ class Offer:
             self._watched = WATCHED
             is_thruster = MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE
             needs = log.THRUSTER_NEEDS if is_thruster else self._advice
-            self.log.once(needs, min(proxied).decode(), reason, str(self.mapping) or "/the/directory/=/prefix/")
+            self.warn(needs, min(proxied).decode(), reason, str(self.mapping) or "/the/directory/=/prefix/")

@@ -14,8 +14,6 @@ a path, and the start of the response waits for the message after it.
 `tests/test_pathsend.py` fails if Starlette changes this order. What becomes of the path is in `redirecting.py`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -98,7 +98,7 @@ class Redirecting(Handover):
             may = may_ask_again(self._first)
             if not self._refused:
                 what = "The app was asked once more." if may else "The app could not be asked once more."
-                self._offer.log.once(LOST, self._scope["path"], what, level=logging.ERROR)
+                self._offer.warn(LOST, self._scope["path"], what, level=logging.ERROR)
             if may:
                 await ask_again(app, self._scope, self._first, self._receive, self._send)
                 return True

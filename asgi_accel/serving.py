@@ -51,7 +51,7 @@ class Serving:
         logger.debug("nothing is offered to send the redirect to %.200r: it stands for the file %.200r", shown, path)
         if path is None:
             is_bad = decode_uri(uri) is None and not uri.startswith("@")  # that is a named location
-            self._offer.log.once(MALFORMED if is_bad else NO_PAIR, shown)
+            self._offer.warn(MALFORMED if is_bad else NO_PAIR, shown)
         return path
 
     async def _send_redirected(self, path: str, start: Message) -> None:
@@ -71,20 +71,6 @@ def _is_replaced(name: bytes, value: bytes) -> bool:
     """Whether a header of a redirect speaks to the proxy, or of a body that the redirect had itself."""
     is_multipart = name == b"content-type" and value.startswith(b"multipart/byteranges")
     return is_multipart or name.startswith(b"x-accel-") or name in (b"content-length", b"content-range")
-
-
-class UnlessRefused:
-    """A `send` that drops a response which refuses a range (400 or 416), and remembers that."""
-
-    refused = False
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-
-    def send(self, message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start" and message["status"] in (400, 416):
-            self.refused = True
-        return send_all(self._send) if self.refused else self._send(message)
 
 
 async def stat_file(path: str) -> os.stat_result | None:

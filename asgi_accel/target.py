@@ -63,9 +63,7 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
 
 def add_vary(headers: Headers) -> Headers:
     """The headers with `X-Accel-Mapping` in their one `Vary` (RFC 9110, 12.5.5): another request gets other headers."""
-    values = [value for name, value in headers if name.lower() == b"vary"]
-    joined = b", ".join([*values, VARY])
-    members = [member.strip().lower() for value in values for member in value.split(b",")]
-    if b"*" in members or VARY.lower() in members:
+    own = [value for name, value in headers if name.lower() == b"vary"]
+    if any(b"*" in value or VARY.lower() in value.lower() for value in own):
         return headers
-    return [header for header in headers if header[0].lower() != b"vary"] + [(b"vary", joined)]
+    return [header for header in headers if header[0].lower() != b"vary"] + [(b"vary", b", ".join([*own, VARY]))]

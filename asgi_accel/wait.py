@@ -8,8 +8,6 @@ Opening a file and looking at it happens in the event loop: a thread would cost 
 a network mount that hangs, the loop hangs with it; ``hold=0`` opens nothing.
 """
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import os
@@ -24,18 +22,11 @@ READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 class OpenFile:
     """A file that stays readable when its name is gone. `FileResponse` takes it as its path."""
 
-    def __init__(self, path: str, descriptor: int) -> None:
+    def __init__(self, path: str) -> None:
+        """Open the file; an `OSError` says that the app cannot."""
         self.path = path
-        self._descriptor = descriptor
-        self.stat_result = os.fstat(descriptor)
-
-    @classmethod
-    def of(cls, path: str) -> OpenFile | None:
-        """Open a file; None if the app cannot, since nginx alone may have it."""
-        try:
-            return cls(path, os.open(path, READ))
-        except OSError:
-            return None
+        self._descriptor = os.open(path, READ)
+        self.stat_result = os.fstat(self._descriptor)
 
     def __index__(self) -> int:
         """What `open` takes for a path: a descriptor of its own, which whoever opens the file closes."""

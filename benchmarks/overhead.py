@@ -170,8 +170,8 @@ def files() -> dict[str, float]:
     headers = PROXY_HEADERS + offer + BROWSER_HEADERS
 
     async def measure_files(target: ASGIApp) -> float:
-        scope: Scope = {"type": "http", "method": "GET", "path": "/", "root_path": "", "query_string": b""}
-        scope |= {"asgi": {"version": "3.0", "spec_version": "2.4"}}
+        asgi = {"version": "3.0", "spec_version": "2.4"}
+        scope = {"type": "http", "asgi": asgi, "method": "GET", "path": "/", "root_path": "", "query_string": b""}
         start = time.perf_counter()
         for _ in range(CALLS // 5):
             await target({**scope, "headers": headers.copy()}, receive, send)

@@ -236,7 +236,7 @@ class TestSecret:
             seen.extend(scope["headers"])
 
         scope = {"type": "websocket", "path": "/", "headers": [(b"host", b"x"), PASSWORD]}
-        await AccelMiddleware(app, secret=SECRET)(scope, None, None)  # type: ignore[arg-type]
+        await AccelMiddleware(app, secret=SECRET)(scope, None, None)
         assert seen == [(b"host", b"x")]
 
 
@@ -271,7 +271,7 @@ class TestWarning:
             return None
 
         scope = {"type": "websocket", "path": "/", "headers": [(b"x-forwarded-for", b"192.0.2.1"), PASSWORD]}
-        await AccelMiddleware(app, **options)(scope, None, None)  # type: ignore[arg-type]
+        await AccelMiddleware(app, **options)(scope, None, None)
         assert not caplog.records
 
     async def test_warning_with_secret(self, file: Path, caplog: pytest.LogCaptureFixture) -> None:
