@@ -232,7 +232,7 @@ reasons = """Why some are not:
   `stat_result=` spares it, and nothing else does that leaves Starlette as it is.
 - The row "the least" is the same response with a middleware that does nothing but put the path into a header. Between
   it and `AccelMiddleware` lies first of all the file that is held open until the app is done, lest a background task
-  deletes it before nginx opens it ([measured](../docs/reliability.md#the-app-deletes-the-file)): `open`, `fstat`,
+  deletes it before nginx opens it ([measured](faults.md)): `open`, `fstat`,
   `stat` and `close`, about half of the difference. The rest is the percent-encoded URI and the look whether a redirect
   is safe.
 - In process, "the least" is a coroutine, a look for one header of the request and a look for one of the response, which
