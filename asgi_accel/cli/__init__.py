@@ -6,9 +6,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from asgi_accel.cli import check
+from asgi_accel.cli.app import Found, add_app, given_app
 from asgi_accel.cli.caddy import caddy
 from asgi_accel.cli.nginx import nginx
 from asgi_accel.mapping import PathMap
@@ -31,6 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="asgi-accel",
         description="Set up the proxy that sends the files of an ASGI app, and check a live site.",
     )
+    parser.add_argument("--version", action="version", version=f"asgi-accel {version('asgi-accel')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in (_add_nginx, _add_caddy, _add_check):
         add(commands)
@@ -40,28 +44,33 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_nginx(commands: Commands) -> None:
     parser = commands.add_parser(
         "nginx",
-        help="print a server block for nginx",
-        description="Print a server block for nginx, to include in http { }, from the mapping that the app uses.",
-        epilog="example: asgi-accel nginx --mapping '/mnt/storage/=/download/' --upstream 127.0.0.1:8000",
+        help="print a site for nginx",
+        description="Print a site for nginx, a file for /etc/nginx/conf.d/, from the mapping that the app uses.",
+        epilog="example: asgi-accel nginx --app main:app --upstream 127.0.0.1:8000",
     )
-    _add_app(parser)
+    _add_upstream(parser)
     parser.add_argument("--listen", default="80", help="where nginx listens (default: %(default)s)")
     parser.add_argument("--server-name", metavar="NAMES", help="the names of the site")
     parser.add_argument(
         "--header", metavar="NAME", action="append", default=[], help="a header of the app's that nginx shall not drop"
     )
+    parser.add_argument(
+        "--client-max-body-size", metavar="SIZE", help="the largest upload, such as 100m (nginx's default: 1m)"
+    )
     parser.set_defaults(run=_run_nginx)
 
 
 def _run_nginx(given: argparse.Namespace) -> int:
+    found = _found(given)
     return _print(
         nginx(
-            PathMap.parse(given.mapping),
+            found.mapping,
             given.upstream,
             listen=given.listen,
             server_name=given.server_name,
-            secret=_secret(given),
+            secret=found.secret,
             headers=given.header,
+            body_size=given.client_max_body_size,
         )
     )
 
@@ -71,36 +80,41 @@ def _add_caddy(commands: Commands) -> None:
         "caddy",
         help="print a site for Caddy",
         description="Print a site for a Caddyfile, from the mapping that the app uses.",
-        epilog="example: asgi-accel caddy --mapping '/mnt/storage/=/download/' --upstream 127.0.0.1:8000",
+        epilog="example: asgi-accel caddy --app main:app --upstream 127.0.0.1:8000",
     )
-    _add_app(parser)
+    _add_upstream(parser)
     parser.add_argument("--address", default=":80", help="the address of the site (default: %(default)s)")
     parser.set_defaults(run=_run_caddy)
 
 
 def _run_caddy(given: argparse.Namespace) -> int:
-    mapping = PathMap.parse(given.mapping)
-    return _print(caddy(mapping, given.upstream, address=given.address, secret=_secret(given)))
+    found = _found(given)
+    return _print(caddy(found.mapping, given.upstream, address=given.address, secret=found.secret))
 
 
-def _add_app(parser: argparse.ArgumentParser) -> None:
+def _add_upstream(parser: argparse.ArgumentParser) -> None:
     """What any proxy must be told of the app."""
-    parser.add_argument("--mapping", required=True, metavar="MAPPING", help="the mapping that the app uses, as text")
+    add_app(parser, required=True)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--upstream", metavar="HOST:PORT", help="where the app listens")
     where.add_argument(
         "--unix", dest="upstream", metavar="PATH", type="unix:{}".format, help="the unix socket where the app listens"
     )
     parser.add_argument(
-        "--secret", action="store_true", help="the app has a secret: it is read from the environment, ACCEL_SECRET"
+        "--secret",
+        action="store_true",
+        help="the app has a secret: it is read from the environment, ACCEL_SECRET (with --app it is the app's own)",
     )
 
 
-def _secret(given: argparse.Namespace) -> str | None:
-    secret = os.environ.get("ACCEL_SECRET") if given.secret else None
-    if given.secret and not secret:
+def _found(given: argparse.Namespace) -> Found:
+    found = given_app(given) or Found(PathMap())
+    if not given.secret or found.secret:
+        return found
+    secret = os.environ.get("ACCEL_SECRET")
+    if not secret:
         raise ValueError("--secret reads the environment variable ACCEL_SECRET, which is not set")
-    return secret
+    return replace(found, secret=secret)
 
 
 def _print(text: str) -> int:

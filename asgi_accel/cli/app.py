@@ -1,0 +1,160 @@
+"""The app, imported as uvicorn does, and what its `AccelMiddleware` was given: so that the proxy is told the same.
+
+The arguments that name an app or its mapping are here, too, since each command has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.routing import BaseRoute, Mount, Router
+
+from asgi_accel.mapping import PathMap
+from asgi_accel.middleware import AccelMiddleware
+
+
+@dataclass(frozen=True)
+class Found:
+    """What an app's `AccelMiddleware` was given. `mapping` is empty if it has none of its own."""
+
+    mapping: PathMap
+    secret: str | None = None
+    always: bool = False
+    sendfile_type: str = "x-accel-redirect"  # in small letters
+
+
+def load(app: str, *, factory: bool = False) -> Any:
+    """Import an app by ``module:attribute``, with the working directory on the path, and call it if it makes an app.
+
+    What the import prints goes to the standard error, since the standard output is the proxy's configuration.
+
+    Raises:
+        ValueError: The text is malformed, or the import failed: that error is its cause.
+    """
+    module, _, attributes = app.partition(":")
+    if not module or not attributes:
+        raise ValueError(f"the app {app!r} must be a module and a name in it, such as main:app")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            start: Any = importlib.import_module(module)
+            loaded = functools.reduce(getattr, attributes.split("."), start)
+            return loaded() if factory or _makes_app(loaded) else loaded
+    except (Exception, SystemExit) as exc:
+        error = " ".join(f"{type(exc).__name__}: {exc}".split())
+        raise ValueError(f"the app {app!r} cannot be imported from {os.getcwd()}: {error}") from exc
+
+
+def _makes_app(loaded: Any) -> bool:
+    """Whether it can be called with no arguments, which uvicorn takes for a function that makes the app."""
+    try:
+        inspect.signature(loaded).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def find(app: Any) -> Found | None:
+    """What the `AccelMiddleware` of an app was given, wherever it is: added, wrapped around the app, or further in.
+
+    Raises:
+        ValueError: There are several that were given different things.
+    """
+    found = {_given(middleware): None for _, part in _parts(app) for middleware in _middlewares(part)}
+    if len(found) > 1:
+        mappings = " and ".join(sorted({repr(str(one.mapping)) for one in found}))
+        raise ValueError(f"the app has several AccelMiddleware that differ ({mappings}): give one by --mapping")
+    return next(iter(found), None)
+
+
+def _given(middleware: AccelMiddleware) -> Found:
+    offer = middleware._offer
+    secret = None if offer.secret is None else offer.secret.decode()
+    return Found(offer.mapping, secret, offer.always, offer.sendfile_type.decode())
+
+
+def _middlewares(part: Any) -> Iterator[AccelMiddleware]:
+    if isinstance(part, AccelMiddleware):
+        yield part
+    for added in getattr(part, "user_middleware", ()):
+        if isinstance(added.cls, type) and issubclass(added.cls, AccelMiddleware):
+            yield added.cls(part, *added.args, **added.kwargs)
+
+
+def _parts(app: Any, path: str = "", within: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """An app, the apps that it wraps, its routes and theirs, each with the path at which it is."""
+    if id(app) in within:
+        return
+    yield path, app
+    inner = [(path, getattr(app, name, None)) for name in ("app", "asgi_app", "router", "middleware_stack")]
+    if isinstance(app, Router):
+        # New versions of FastAPI keep an included router as one route, and have this to look into it.
+        unfold = getattr(sys.modules.get("fastapi.routing"), "iter_route_contexts", list)
+        for route in unfold(app.routes):
+            inner.append((path + (getattr(route, "path", None) or ""), getattr(route, "original_route", route)))
+    for place, part in inner:
+        if part is not None:
+            yield from _parts(part, place, (*within, id(app)))
+
+
+def check_prefixes(app: Any, prefixes: Iterable[str]) -> None:
+    """See that no prefix is also a route of the app.
+
+    Raises:
+        ValueError: One is: the proxy would answer 404 to clients that ask for that route.
+    """
+    for path, part in _parts(app):
+        if isinstance(part, BaseRoute):
+            fixed = path.partition("{")[0] + "/" * isinstance(part, Mount)
+            for prefix in prefixes:
+                if prefix != "/" and fixed.startswith(f"{prefix.rstrip('/')}/"):
+                    raise ValueError(
+                        f"the prefix {prefix!r} is also the app's route {path!r}: clients that ask for that would get "
+                        "the proxy's 404; give the files another prefix"
+                    )
+
+
+def add_app(parser: argparse.ArgumentParser, *, required: bool) -> None:
+    """The arguments that say what the app's mapping is."""
+    which = parser.add_mutually_exclusive_group(required=required)
+    which.add_argument("--mapping", metavar="MAPPING", help="the mapping that the app uses, as text")
+    which.add_argument("--app", metavar="MODULE:NAME", help="the app: it is imported, and its mapping is used")
+    parser.add_argument("--factory", action="store_true", help="--app names a function that makes the app")
+
+
+def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> Found | None:
+    """What those arguments say, or None if they were left out.
+
+    `more_prefixes` are those that the proxy uses besides the mapping's: none may be a route of the app.
+
+    Raises:
+        ValueError: The mapping is bad, or the app cannot be imported, or has no mapping that a proxy can use.
+    """
+    if given.app is None:
+        return None if given.mapping is None else Found(PathMap.parse(given.mapping))
+    app = load(given.app, factory=given.factory)
+    found = find(app)
+    if found is None:
+        raise ValueError(f"the app {given.app!r} has no AccelMiddleware: add one, or give --mapping in place of --app")
+    if found.sendfile_type != "x-accel-redirect":
+        raise ValueError(
+            f"the app {given.app!r} has sendfile_type='X-Sendfile', for Apache and lighttpd: there is nothing to print "
+            "for them; docs/proxies.md has what to write"
+        )
+    if not found.mapping:
+        raise ValueError(
+            f"the AccelMiddleware of {given.app!r} has no mapping of its own (it has trust_header= or secret=): "
+            "give --mapping in place of --app"
+        )
+    check_prefixes(app, [*(prefix for _, prefix in found.mapping), *more_prefixes])
+    return found
