@@ -14,6 +14,7 @@ from asgi_accel.cli import check
 from asgi_accel.cli.app import Found, add_app, given_app
 from asgi_accel.cli.caddy import caddy
 from asgi_accel.cli.nginx import nginx
+from asgi_accel.cli.storage import CA, Storage, Storages
 from asgi_accel.mapping import PathMap
 
 if TYPE_CHECKING:
@@ -57,11 +58,32 @@ def _add_nginx(commands: Commands) -> None:
     parser.add_argument(
         "--client-max-body-size", metavar="SIZE", help="the largest upload, such as 100m (nginx's default: 1m)"
     )
+    storage = parser.add_argument_group("object storage")
+    storage.add_argument(
+        "--storage",
+        metavar="PREFIX=URL",
+        action="append",
+        default=[],
+        help="redirects below this prefix are fetched there: /bucket/=https://storage.example/archives/",
+    )
+    storage.add_argument(
+        "--hide-header", metavar="NAME", action="append", default=[], help="a header of the storage's own to hide"
+    )
+    storage.add_argument(
+        "--storage-ca", metavar="FILE", default=CA, help="certificates to trust (default: %(default)s)"
+    )
+    storage.add_argument(
+        "--resolver",
+        metavar="ADDRESS",
+        help="the DNS server that nginx asks for the storage's address; else it asks once, at its start",
+    )
     parser.set_defaults(run=_run_nginx)
 
 
 def _run_nginx(given: argparse.Namespace) -> int:
-    found = _found(given)
+    stored = [Storage.parse(text) for text in given.storage]
+    storages = Storages(stored, given.hide_header, given.storage_ca, given.resolver)
+    found = _found(given, storages.prefixes)
     return _print(
         nginx(
             found.mapping,
@@ -71,6 +93,7 @@ def _run_nginx(given: argparse.Namespace) -> int:
             secret=found.secret,
             headers=given.header,
             body_size=given.client_max_body_size,
+            storages=storages,
         )
     )
 
@@ -107,8 +130,8 @@ def _add_upstream(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _found(given: argparse.Namespace) -> Found:
-    found = given_app(given) or Found(PathMap())
+def _found(given: argparse.Namespace, prefixes: Sequence[str] = ()) -> Found:
+    found = given_app(given, prefixes) or Found(PathMap())
     if not given.secret or found.secret:
         return found
     secret = os.environ.get("ACCEL_SECRET")

@@ -1,13 +1,23 @@
-"""What both configurations ask of their values: pairs that a proxy can have, and an address that it can reach."""
+"""What goes into the printed configurations: the templates beside this, and what they ask of their values."""
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from asgi_accel.mapping import PathMap
 
+TEMPLATES = Path(__file__).with_name("templates")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def fill(template: str, **values: str) -> str:
+    """A template with its values, for names in angle brackets. A name that has a line to itself stands for lines."""
+    text = (TEMPLATES / template).read_text()
+    return re.sub(
+        r"^[ \t]*<([A-Z]+)>\n|<([A-Z]+)>", lambda name: values[(name[1] or name[2]).lower()], text, flags=re.M
+    )
 
 
 def with_slashes(mapping: PathMap) -> list[tuple[str, str]]:
@@ -26,9 +36,9 @@ def checked_pairs(mapping: PathMap) -> list[tuple[str, str]]:
     prefixes = [prefix for _, prefix in pairs]
     for prefix in prefixes:
         if prefix == "/":
-            raise ValueError("the prefix / is where nginx asks the app: give the files one like /download/")
+            raise ValueError("the prefix / is where the proxy asks the app: give the files one like /download/")
         if prefixes.count(prefix) > 1:
-            raise ValueError(f"two directories have the prefix {prefix!r}: nginx needs one for each")
+            raise ValueError(f"two directories have the prefix {prefix!r}: the proxy needs one for each")
     return pairs
 
 
@@ -44,3 +54,33 @@ def checked_upstream(upstream: str) -> str:
     if match is None or not 0 < int(match[2] or 80) < 65536:
         raise ValueError(f"the upstream {upstream!r} must be a host and a port, such as 127.0.0.1:8000")
     return upstream
+
+
+def plain(what: str, value: str) -> str:
+    """A value that stands unquoted in nginx's configuration, blanks and all."""
+    if not value.strip() or re.search(r"[;{}$#\"'\\]", value) or CONTROL.search(value):
+        raise ValueError(f"{what} {value!r} holds what nginx's directive does not take")
+    return value
+
+
+def quoted(what: str, value: str, *, variables: bool = True) -> str:
+    """A value in nginx's quotes. Where nginx puts variables in, it has no way to write a dollar sign."""
+    if CONTROL.search(value) or (variables and "$" in value):
+        bad = "a dollar sign, which nginx takes for a variable" if "$" in value else "a control character"
+        raise ValueError(f"{what} holds {bad}: nginx's configuration has no way to write it; rename it")
+    text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    if len(os.fsencode(text)) > 4096:  # NGX_CONF_BUFFER
+        raise ValueError(f"{what} is longer than the 4096 bytes that nginx takes for one value")
+    return text
+
+
+def location_prefix(prefix: str) -> str:
+    if len(os.fsencode(prefix)) > 255:  # nginx keeps the length in one byte (ngx_http_location_tree_node_t)
+        raise ValueError(f"the prefix {prefix!r} is longer than the 255 bytes that nginx compares: give a shorter one")
+    return quoted(f"the prefix {prefix!r}", prefix, variables=False)
+
+
+def header_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9-]+", name):
+        raise ValueError(f"the header {name!r} is none that nginx can name: letters, digits and -")
+    return name
