@@ -39,7 +39,7 @@ nginx:
 
 # What the tests put in front of the app besides nginx.
 proxies: nginx
-	@tools/install apache2=apache2 lighttpd=lighttpd caddy=caddy \
+	@tools/install apache2=apache2 lighttpd=lighttpd caddy=caddy openssl=openssl \
 		/usr/lib/apache2/modules/mod_xsendfile.so=libapache2-mod-xsendfile
 
 # For tests/test_browser.py. Only .venv has what drives it, so `make lowest` and `make test-all` run without.

@@ -34,6 +34,10 @@ async def stored(request: Request) -> Response:
     )
 
 
+async def redirect(request: Request) -> Response:
+    return AccelRedirectResponse(request.query_params["to"])
+
+
 async def upload(request: Request) -> Response:
     size = 0
     async for part in request.stream():
@@ -58,6 +62,7 @@ app = Starlette(
     routes=[
         Route("/files/{name:path}", file),
         Route("/stored/{key:path}", stored, methods=["GET", "HEAD", "POST"]),
+        Route("/redirect", redirect),
         Route("/upload", upload, methods=["POST"]),
         Route("/headers", headers),
         WebSocketRoute("/echo", echo),

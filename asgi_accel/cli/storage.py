@@ -62,6 +62,9 @@ class Storages:
 
     def locations(self, back: Mapping[str, str]) -> str:
         """The internal locations. `back` are the app's headers that come back, and the variables that have them."""
+        for prefix in self.prefixes:
+            if self.prefixes.count(prefix) > 1:
+                raise ValueError(f"the storages have the prefix {prefix!r} twice: give each its own")
         text = "".join(self._location(storage, back) for storage in self.storages)
         return text and text + fill("nginx-errors.conf")
 
