@@ -18,7 +18,7 @@ from starlette.staticfiles import StaticFiles
 
 from asgi_accel import AccelMiddleware, PathMap
 from asgi_accel.cli import main
-from asgi_accel.cli.app import Found, check_prefixes, find, load
+from asgi_accel.cli.app import Found, check_prefixes, find, load, told
 
 MAPPING = {"/mnt/storage": "/download"}
 FOUND = Found(PathMap(MAPPING))
@@ -150,6 +150,21 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 HEAD = "from asgi_accel import AccelMiddleware\nfrom starlette.applications import Starlette\n"
 APP = f"{HEAD}app = AccelMiddleware(Starlette(), {MAPPING})\n"
+
+
+class TestTold:
+    """A mapping for an app that has none, as `asgi-accel run --mapping` takes it."""
+
+    def test_given(self) -> None:
+        """It is the app's, with the secret of a middleware that has no mapping."""
+        assert told(Starlette(), "main:app", "/mnt/storage=/download") == FOUND
+        secret = AccelMiddleware(PAGE, secret="x")
+        assert told(secret, "main:app", "/mnt/storage=/download") == Found(PathMap(MAPPING), "x")
+
+    def test_both(self) -> None:
+        """An app that has a mapping takes no other."""
+        with pytest.raises(ValueError, match="'main:app' has an AccelMiddleware with a mapping"):
+            told(fastapi(), "main:app", "/mnt=/x")
 
 
 class TestLoad:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from asgi_accel.cli import check
 from asgi_accel.cli.app import Found, add_app, given_app
@@ -47,35 +47,23 @@ def _add_nginx(commands: Commands) -> None:
         "nginx",
         help="print a site for nginx",
         description="Print a site for nginx, a file for /etc/nginx/conf.d/, from the mapping that the app uses.",
-        epilog="example: asgi-accel nginx --app main:app --upstream 127.0.0.1:8000",
+        epilog="example: asgi-accel nginx --app main:app --upstream 127.0.0.1:8000 --server-name www.example",
     )
     _add_upstream(parser)
-    parser.add_argument("--listen", default="80", help="where nginx listens (default: %(default)s)")
-    parser.add_argument("--server-name", metavar="NAMES", help="the names of the site")
-    parser.add_argument(
-        "--header", metavar="NAME", action="append", default=[], help="a header of the app's that nginx shall not drop"
-    )
-    parser.add_argument(
-        "--client-max-body-size", metavar="SIZE", help="the largest upload, such as 100m (nginx's default: 1m)"
-    )
-    storage = parser.add_argument_group("object storage")
-    storage.add_argument(
-        "--storage",
-        metavar="PREFIX=URL",
-        action="append",
-        default=[],
-        help="redirects below this prefix are fetched there: /bucket/=https://storage.example/archives/",
-    )
-    storage.add_argument(
-        "--hide-header", metavar="NAME", action="append", default=[], help="a header of the storage's own to hide"
-    )
-    storage.add_argument(
-        "--storage-ca", metavar="FILE", default=CA, help="certificates to trust (default: %(default)s)"
-    )
-    storage.add_argument(
+    add = parser.add_argument
+    several: dict[str, Any] = {"action": "append", "default": []}
+    add("--listen", default="80", help="where nginx listens (default: %(default)s)")
+    add("--server-name", metavar="NAMES", help="the names of the site")
+    add("--client-max-body-size", metavar="SIZE", help="the largest upload, such as 100m (nginx's default: 1m)")
+    add("--header", metavar="NAME", help="a header of the app that nginx must not drop", **several)
+    add = parser.add_argument_group("object storage").add_argument
+    add("--storage", metavar="PREFIX=URL", help="such as /bucket/=https://storage.example/archives/", **several)
+    add("--storage-ca", metavar="FILE", default=CA, help="certificates to trust (default: %(default)s)")
+    add("--hide-header", metavar="NAME", help="a header of the storage that clients must not see", **several)
+    add(
         "--resolver",
         metavar="ADDRESS",
-        help="the DNS server that nginx asks for the storage's address; else it asks once, at its start",
+        help="the DNS server to ask for the storage; by default nginx asks at its start",
     )
     parser.set_defaults(run=_run_nginx)
 
@@ -84,18 +72,9 @@ def _run_nginx(given: argparse.Namespace) -> int:
     stored = [Storage.parse(text) for text in given.storage]
     storages = Storages(stored, given.hide_header, given.storage_ca, given.resolver)
     found = _found(given, storages.prefixes)
-    return _print(
-        nginx(
-            found.mapping,
-            given.upstream,
-            listen=given.listen,
-            server_name=given.server_name,
-            secret=found.secret,
-            headers=given.header,
-            body_size=given.client_max_body_size,
-            storages=storages,
-        )
-    )
+    options: dict[str, Any] = {"listen": given.listen, "server_name": given.server_name, "headers": given.header}
+    options |= {"secret": found.secret, "body_size": given.client_max_body_size, "storages": storages}
+    return _print(nginx(found.mapping, given.upstream, **options))
 
 
 def _add_caddy(commands: Commands) -> None:
@@ -119,16 +98,11 @@ def _run_caddy(given: argparse.Namespace) -> int:
 def _add_upstream(parser: argparse.ArgumentParser) -> None:
     """What any proxy must be told of the app."""
     add_app(parser, required=True)
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--upstream", metavar="HOST:PORT", help="where the app listens")
-    where.add_argument(
-        "--unix", dest="upstream", metavar="PATH", type="unix:{}".format, help="the unix socket where the app listens"
-    )
-    parser.add_argument(
-        "--secret",
-        action="store_true",
-        help="the app has a secret: it is read from the environment, ACCEL_SECRET (with --app it is the app's own)",
-    )
+    add = parser.add_mutually_exclusive_group(required=True).add_argument
+    add("--upstream", metavar="HOST:PORT", help="where the app listens")
+    add("--unix", dest="upstream", metavar="PATH", type="unix:{}".format, help="the unix socket where the app listens")
+    text = "the app has a secret: it is read from the environment, ACCEL_SECRET (with --app, from the app)"
+    parser.add_argument("--secret", action="store_true", help=text)
 
 
 def _found(given: argparse.Namespace, prefixes: Sequence[str] = ()) -> Found:
