@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from conftest import need_nginx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import UVICORN, Nginx, asgi_server, client
+from test_docs import blocks
 from test_nginx import TEXT, sent_by_nginx, url
 
 from asgi_accel import PathMap
@@ -157,6 +159,16 @@ class TestText:
         assert output.err.startswith("asgi-accel: ")
         assert output.err.count("\n") == 1
         assert named in output.err
+
+    def test_template(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A template for envsubst is made by the line that the documents have for it."""
+        (line,) = (line for line in blocks("docs/nginx.md", "text")[1].splitlines() if "sed" in line)
+        command, _, rest = line.partition(" | ")
+        assert main(shlex.split(command)[1:]) == 0
+        sed = shlex.split(rest.partition(" > ")[0])
+        text = subprocess.run(sed, input=capsys.readouterr().out, capture_output=True, text=True, check=True).stdout
+        assert text.count("${") == text.count('alias "${STORAGE}/";') == 1
+        assert 'X-Accel-Mapping "/data/=/download/";' in text
 
     def test_whole_disk(self) -> None:
         """A pair for the whole disk is printed with what it means."""

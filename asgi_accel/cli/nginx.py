@@ -13,29 +13,15 @@ from asgi_accel.cli.values import checked_pairs, checked_upstream, fill, header_
 from asgi_accel.mapping import PathMap
 
 # What nginx drops of a redirect, and browsers look for.
-BROUGHT_BACK = (
-    "Access-Control-Allow-Origin",
-    "Access-Control-Allow-Credentials",
-    "Access-Control-Expose-Headers",
-    "Timing-Allow-Origin",
-    "Vary",
-    "Content-Language",
-    "Link",
-    "Content-Security-Policy",
-    "Content-Security-Policy-Report-Only",
-    "Cross-Origin-Embedder-Policy",
-    "Cross-Origin-Opener-Policy",
-    "Cross-Origin-Resource-Policy",
-    "Origin-Agent-Cluster",
-    "Permissions-Policy",
-    "Referrer-Policy",
-    "Strict-Transport-Security",
-    "X-Content-Type-Options",
-    "X-Frame-Options",
-    "X-Robots-Tag",
-    "Repr-Digest",
-    "Service-Worker-Allowed",
-    "SourceMap",
+BROUGHT_BACK = re.findall(
+    r"\S+",
+    """
+    Access-Control-Allow-Origin Access-Control-Allow-Credentials Access-Control-Expose-Headers Timing-Allow-Origin
+    Vary Content-Language Link Content-Security-Policy Content-Security-Policy-Report-Only Cross-Origin-Embedder-Policy
+    Cross-Origin-Opener-Policy Cross-Origin-Resource-Policy Origin-Agent-Cluster Permissions-Policy Referrer-Policy
+    Strict-Transport-Security X-Content-Type-Options X-Frame-Options X-Robots-Tag Repr-Digest Service-Worker-Allowed
+    SourceMap
+    """,
 )
 # What it keeps from the app, or says itself of the file: brought back, these come twice or belie the body.
 NOT_BROUGHT_BACK = re.compile(
