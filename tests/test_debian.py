@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +19,7 @@ from conftest import need_nginx
 from servers import HYPERCORN, UVICORN, Process, asgi_server, client, free_port, nginx_binary
 from sockets import converse, first_line
 from test_config import printed
+from test_docs import blocks
 from test_nginx import sent_by_nginx
 
 ETC = Path("/etc/nginx")
@@ -231,6 +234,49 @@ class TestWorksAsItStands:
             for host in (HOST, "other.example"):
                 assert sent_by_nginx(asked.get("/files/a.txt", headers={"Host": host}))
                 assert converse(debian.port, host, "/echo", "hello") == "echo hello"
+
+
+# What an app may have besides the page's one route.
+MORE = """
+from fastapi import WebSocket
+
+@app.post("/upload")
+async def upload(request: Request) -> int:
+    return len(await request.body())
+
+@app.websocket("/echo")
+async def echo(websocket: WebSocket) -> None:
+    await websocket.accept()
+    await websocket.send_text(f"echo {await websocket.receive_text()}")
+"""
+
+
+def test_getting_started(
+    debian: Debian, folder: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """docs/getting-started.md, word by word: a file from nginx, a websocket and an upload that work."""
+    home = folder / "getting-started"
+    (home / "storage" / "reports").mkdir(parents=True)
+    (home / "storage" / "reports" / "7.pdf").write_bytes(b"a report")
+    (code,) = blocks("docs/getting-started.md", "python")
+    (home / "app.py").write_text(code.replace("/mnt/", f"{home}/") + MORE)
+    commands = "".join(blocks("docs/getting-started.md", "sh")).splitlines()
+    (command,) = (line.partition(" > ")[0] for line in commands if line.startswith("asgi-accel nginx"))
+    monkeypatch.chdir(home)
+    monkeypatch.syspath_prepend(home)
+    monkeypatch.delitem(sys.modules, "app", raising=False)
+    text = printed(capsysbinary, *shlex.split(command)[2:])
+    monkeypatch.delitem(sys.modules, "app")
+    with asgi_server(
+        folder, *UVICORN, "--app-dir", str(home), app="app:app", name="getting-started", tcp=True
+    ) as server:
+        text = text.replace("listen 80", f"listen 127.0.0.1:{debian.port}").replace("8000", str(server.listens_on))
+        with debian.run(site=text) as asked:
+            response = asked.get("/reports/7", headers={"Cookie": "who=me"})
+            assert (response.content, sent_by_nginx(response)) == (b"a report", True)
+            assert asked.get("/reports/7").status_code == 403
+            assert asked.post("/upload", content=bytes(3_000_000)).text == "3000000"
+            assert converse(debian.port, HOST, "/echo", "hello") == "echo hello"
 
 
 class TestWhatTheAppIsTold:
