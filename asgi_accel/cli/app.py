@@ -12,6 +12,7 @@ import importlib
 import inspect
 import os
 import sys
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,6 +53,10 @@ def load(app: str, *, factory: bool = False) -> Any:
             return loaded() if factory or _makes_app(loaded) else loaded
     except (Exception, SystemExit) as exc:
         error = " ".join(f"{type(exc).__name__}: {exc}".split())
+        for frame in traceback.extract_tb(exc.__traceback__):
+            if frame.filename.startswith(os.getcwd()) and frame.filename != __file__:
+                error += f" ({frame.filename}, line {frame.lineno})"
+                break
         raise ValueError(f"the app {app!r} cannot be imported from {os.getcwd()}: {error}") from exc
 
 
@@ -88,7 +93,10 @@ def _middlewares(part: Any) -> Iterator[AccelMiddleware]:
         yield part
     for added in getattr(part, "user_middleware", ()):
         if isinstance(added.cls, type) and issubclass(added.cls, AccelMiddleware):
-            yield added.cls(part, *added.args, **added.kwargs)
+            try:
+                yield added.cls(part, *added.args, **added.kwargs)
+            except TypeError as exc:
+                raise ValueError(f"the app's AccelMiddleware has wrong arguments: {exc}") from exc
 
 
 def _parts(app: Any, path: str = "", within: tuple[int, ...] = ()) -> Iterator[tuple[str, Any]]:
