@@ -77,7 +77,7 @@ class TestFound:
         """All that it was given is there."""
         app = AccelMiddleware(PAGE, MAPPING, secret="only the proxy knows")
         assert find(app) == Found(PathMap(MAPPING), "only the proxy knows")
-        assert find(AccelMiddleware(PAGE, MAPPING, always=True)) == Found(PathMap(MAPPING), always=True)
+        assert find(AccelMiddleware(PAGE, MAPPING, always=True)) == FOUND
         apache = AccelMiddleware(PAGE, MAPPING, sendfile_type="X-Sendfile")
         assert find(apache) == Found(PathMap(MAPPING), sendfile_type="x-sendfile")
         assert find(AccelMiddleware(PAGE, trust_header=True)) == Found(PathMap())

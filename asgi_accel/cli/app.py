@@ -29,7 +29,6 @@ class Found:
 
     mapping: PathMap
     secret: str | None = None
-    always: bool = False
     sendfile_type: str = "x-accel-redirect"  # in small letters
 
 
@@ -85,7 +84,7 @@ def find(app: Any) -> Found | None:
 def _given(middleware: AccelMiddleware) -> Found:
     offer = middleware._offer
     secret = None if offer.secret is None else offer.secret.decode()
-    return Found(offer.mapping, secret, offer.always, offer.sendfile_type.decode())
+    return Found(offer.mapping, secret, offer.sendfile_type.decode())
 
 
 def _middlewares(part: Any) -> Iterator[AccelMiddleware]:
