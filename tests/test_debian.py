@@ -255,7 +255,7 @@ def test_getting_started(
     debian: Debian, folder: Path, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """docs/getting-started.md, word by word: a file from nginx, a websocket and an upload that work."""
-    home = folder / "getting-started"
+    home = folder / "word-by-word"
     (home / "storage" / "reports").mkdir(parents=True)
     (home / "storage" / "reports" / "7.pdf").write_bytes(b"a report")
     (code,) = blocks("docs/getting-started.md", "python")
@@ -267,9 +267,7 @@ def test_getting_started(
     monkeypatch.delitem(sys.modules, "app", raising=False)
     text = printed(capsysbinary, *shlex.split(command)[2:])
     monkeypatch.delitem(sys.modules, "app")
-    with asgi_server(
-        folder, *UVICORN, "--app-dir", str(home), app="app:app", name="getting-started", tcp=True
-    ) as server:
+    with asgi_server(folder, *UVICORN, "--app-dir", str(home), app="app:app", name="word-by-word", tcp=True) as server:
         text = text.replace("listen 80", f"listen 127.0.0.1:{debian.port}").replace("8000", str(server.listens_on))
         with debian.run(site=text) as asked:
             response = asked.get("/reports/7", headers={"Cookie": "who=me"})
