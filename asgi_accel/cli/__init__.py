@@ -70,6 +70,8 @@ def _add_nginx(commands: Commands) -> None:
 
 def _run_nginx(given: argparse.Namespace) -> int:
     stored = [Storage.parse(text) for text in given.storage]
+    if not stored and (given.hide_header or given.resolver):
+        raise ValueError("--hide-header and --resolver are for --storage, which is not given")
     storages = Storages(stored, given.hide_header, given.storage_ca, given.resolver)
     found = _found(given, storages.prefixes)
     options: dict[str, Any] = {"listen": given.listen, "server_name": given.server_name, "headers": given.header}

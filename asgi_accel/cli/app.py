@@ -148,6 +148,8 @@ def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> F
         ValueError: The mapping is bad, or the app cannot be imported, or has no mapping that a proxy can use.
     """
     if given.app is None:
+        if given.factory:
+            raise ValueError("--factory is for --app, which is not given")
         return None if given.mapping is None else Found(PathMap.parse(given.mapping))
     return told(load(given.app, factory=given.factory), given.app, None, more_prefixes)
 
