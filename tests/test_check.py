@@ -109,7 +109,7 @@ class TestSites:
         assert [item for item in found.items() if item[1][0] is False] == []
         assert status == 0
         assert found["who sends the file"][:2] == (True, "nginx: 200, 1,000 bytes, nginx's ETag")
-        for check in ("ranges", "HEAD", "If-None-Match", "If-Modified-Since", "headers of the app's", "inner headers"):
+        for check in ("ranges", "HEAD", "If-None-Match", "If-Modified-Since", "the app's headers", "redirect target"):
             assert found[check][0], check
         assert found["name of the download"][0] == (True if route == "named" else None)
         assert found["/download/ from outside"][0]
@@ -119,15 +119,15 @@ class TestSites:
         [
             ("no offer", "who sends the file", "the app: 200", "proxy_set_header X-Accel-Mapping"),
             ("wrong alias", "who sends the file", "404: the app said yes", "alias"),
-            ("other prefix", "who sends the file", "no location", "location /download/ { internal; alias"),
+            ("other prefix", "who sends the file", "no location", "location ^~ /download/ { internal; alias"),
             ("unreadable", "who sends the file", "403: the app said yes", "www-data"),
             ("no app", "who sends the file", "502, from nginx", "error log"),
             ("nobody takes it", "who sends the file", "nobody", "proxy_ignore_headers"),
-            ("shown", "inner headers", "X-Accel-Redirect", "proxy_hide_header X-Accel-Redirect;"),
+            ("shown", "redirect target", "X-Accel-Redirect", "proxy_hide_header X-Accel-Redirect;"),
             ("not internal", "/download/ from outside", "403", "internal;"),
-            ("no slash", "out of /download/", "/download../", "location /download/ {"),
+            ("no slash", "out of /download/", "/download../", "location ^~ /download/ {"),
             ("type believed", "forged X-Sendfile-Type", "app", 'proxy_set_header X-Sendfile-Type "";'),
-            ("headers lost", "headers of the app's", "X-Own", "add_header X-Own $upstream_http_x_own;"),
+            ("headers lost", "the app's headers", "X-Own", "add_header X-Own $upstream_http_x_own;"),
             ("name lost", "name of the download", "inline", "add_header Content-Disposition"),
             ("no ranges", "ranges", "200 where 206", "gzip_types"),
             ("no conditions", "If-Modified-Since", "200 where 304", "if_modified_since exact;"),
@@ -170,7 +170,7 @@ class TestSites:
         origin = ("--header", "Origin: https://other.example")
         status, found = run(capsys, sites.url("headers lost", "file", "cors"), *origin)
         assert status == 1
-        assert "Access-Control-Allow-Origin, Vary, X-Own" in found["headers of the app's"][1]
+        assert "Access-Control-Allow-Origin, Vary, X-Own" in found["the app's headers"][1]
 
     def test_empty_file(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """An empty file is whole with no bytes."""
@@ -191,7 +191,7 @@ class TestSites:
         status, found = run(capsys, sites.url("good", "api/file"))
         assert status == 0
         assert found["HEAD"][0] is None
-        assert found["headers of the app's"][0] is None
+        assert found["the app's headers"][0] is None
 
     def test_catch_all(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """An app that has an answer for every path makes no internal location public."""
@@ -236,7 +236,7 @@ class TestCommand:
         answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
         with answering(answer, seen) as url:
             run(capsys, url, "--header", "Cookie: who=mé")
-        assert len(seen) == 2
+        assert len(seen) == 3
         assert all("Cookie: who=mé\r\n".encode() in request for request in seen)
 
     @pytest.mark.parametrize("url", ["ftp://a/", "nonsense", "http://", "http://127.0.0.1:99999/", "http://a b/"])

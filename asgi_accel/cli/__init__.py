@@ -128,9 +128,9 @@ def _add_check(commands: Commands) -> None:
         "check",
         help="ask a live site for a file, and say what is wrong",
         description="Ask a live site for a file that its app serves, and say what is right, what is wrong and what to "
-        "change. It sends seven GET and HEAD requests, and with --mapping one more and two for each pair. "
-        "The exit status is 0 where nothing is wrong, 1 where something is, 2 where it could not look.",
-        epilog="example: asgi-accel check https://www.example/reports/7 --header 'Cookie: session=...'",
+        "change. It sends some ten to twenty requests, GET, HEAD and OPTIONS, which change nothing. "
+        "The exit status is 0 if nothing is wrong, 1 if something is, 2 if it could not look.",
+        epilog="example: asgi-accel check https://www.example/reports/7 --app main:app --header 'Cookie: session=...'",
     )
     check.add_arguments(parser)
     parser.set_defaults(run=check.run)

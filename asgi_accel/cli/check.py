@@ -3,323 +3,233 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import email.utils
-import http.client
 import json
+import math
 import re
 import secrets
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from urllib.parse import quote, urlsplit
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict
 
-from asgi_accel.cli.values import with_slashes
-from asgi_accel.mapping import PathMap, percent_encode
+from asgi_accel.cli.app import add_app, given_app
+from asgi_accel.cli.ask import CannotLook, OutOfTime, Site
+from asgi_accel.cli.causes import Finding, Look, location, who_sends
+from asgi_accel.mapping import PathMap
 
-LONGEST_BODY = 65536  # bytes that are read of an answer
-TIMEOUT = 20  # seconds
 ORIGIN = "https://asgi-accel-check.invalid"
-LET_IN = "let the request in by --header 'Cookie: session=...', or give the URL of a file"
-# What HEAD and GET need not have in common: it is of the connection, of the sender, or of the body.
-OF_THE_SENDER = {
-    *("accept-ranges", "content-encoding", "content-length", "date", "etag", "last-modified", "server"),
-    *("age", "alt-svc", "connection", "keep-alive", "strict-transport-security", "transfer-encoding", "via"),
-}
+# What the app's answer and nginx's need not have in common: it is of the connection, of the sender, or of the body.
+OF_THE_SENDER = re.compile(
+    "accept-ranges|content-encoding|content-length|date|etag|last-modified|server|age|alt-svc|connection|keep-alive"
+    "|strict-transport-security|transfer-encoding|vary|via|(x-)?cache-?.*|x-varnish|x-served-by|x-timer|cf-.*"
+    "|nel|report-to|server-timing"
+)
+# What apps set on all their answers alike.
+OF_THE_SITE = re.compile(
+    "access-control-.*|content-security-policy.*|cross-origin-.*|permissions-policy|referrer-policy|x-content-type-options"
+    "|x-frame-options|x-robots-tag|timing-allow-origin|origin-agent-cluster"
+)
 
 
-class CannotLook(Exception):
-    """The site cannot be asked: the message says why."""
-
-
-@dataclass
-class Finding:
-    """What was found out about one thing, and what to change where it is not as it should be.
-
-    `ok` is None where it cannot be told from outside, or does not apply.
-    """
-
-    name: str
-    ok: bool | None
-    seen: str
-    advice: str = ""
-
-
-@dataclass
-class Answer:
-    """A response, and the first 64 KiB of its body."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-    def get(self, name: str) -> str:
-        return self.headers.get(name, "")
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole file, or -1."""
-        text = self.get("content-range").rpartition("/")[2] or self.get("content-length")
-        return int(text) if text.isdecimal() else -1
-
-    @property
-    def sender(self) -> str | None:
-        """Who has sent a file, as far as its ETag tells: nginx's is the time and the size, Starlette's an MD5."""
-        etag = self.get("etag").removeprefix("W/")
-        if re.fullmatch(r'"[0-9a-f]{32}"', etag):
-            return "app"
-        found = re.fullmatch(r'"([0-9a-f]+)-([0-9a-f]+)"', etag)
-        if found is None:
-            return None
-        time, size = int(found[1], 16), int(found[2], 16)
-        encoded = "content-encoding" in self.headers or self.size < 0
-        same_time = email.utils.formatdate(time, usegmt=True) == self.get("last-modified")
-        return "nginx" if same_time and (encoded or size == self.size) else None
-
-    @property
-    def is_of_nginx(self) -> bool:
-        """Whether this is one of nginx's own error pages."""
-        return b"<center>nginx" in self.body
-
-    @property
-    def identity(self) -> tuple[object, ...]:
-        """What a client tells answers apart by."""
-        return self.status, self.get("etag"), self.get("content-length"), self.sender or self.body
-
-
-class Site:
-    """A site that is asked for one URL; more paths are asked as they are written, dots and all."""
-
-    def __init__(self, url: str, headers: Sequence[tuple[str, str]] = ()) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise CannotLook(f"{url!r} is no URL to ask: give one like https://www.example/reports/7")
-        try:
-            self.port = parts.port
-        except ValueError as exc:
-            raise CannotLook(f"{url!r}: {exc}") from None
-        self.connect = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self.host = parts.hostname
-        self.target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._") + (f"?{parts.query}" if parts.query else "")
-        self.headers = headers
-
-    def ask(self, method: str = "GET", *more: tuple[str, str], path: str | None = None) -> Answer:
-        """Send one request, and read no more of the answer than is needed.
-
-        Raises:
-            CannotLook: There is no answer.
-        """
-        try:
-            with contextlib.closing(self.connect(self.host, self.port, timeout=TIMEOUT)) as connection:
-                connection.putrequest(method, self.target if path is None else path, skip_accept_encoding=True)
-                for name, value in (("User-Agent", "asgi-accel check"), *self.headers, *more):
-                    connection.putheader(name, value.encode("utf-8"))
-                connection.endheaders()
-                response = connection.getresponse()
-                headers = {name.lower(): value for name, value in response.getheaders()}
-                return Answer(response.status, headers, response.read(LONGEST_BODY))
-        except (OSError, http.client.HTTPException, ValueError) as exc:
-            raise CannotLook(f"{method} {path or self.target} of {self.host}: {exc or type(exc).__name__}") from exc
-
-
-def check(url: str, mapping: PathMap | None = None, headers: Sequence[tuple[str, str]] = ()) -> Iterator[Finding]:
+def check(
+    url: str,
+    mapping: PathMap | None = None,
+    headers: Sequence[tuple[str, str]] = (),
+    *,
+    timeout: float = 30,
+    ca: str | None = None,
+) -> Iterator[Finding]:
     """Ask a site for a file that its app serves, and tell what comes.
 
     Args:
         url: The URL of the file, on the proxy.
         mapping: The map that the app uses, if the internal locations shall be looked at, too.
-        headers: What else to send, such as a cookie that lets the request in.
+        headers: What else to send, such as a login cookie.
+        timeout: Seconds for all requests together.
+        ca: A file with the certificate of an authority that counts, too.
 
     Raises:
-        CannotLook: The URL is none, or the site does not answer.
+        CannotLook: The URL is none, the site does not answer, or the time is over.
     """
-    site = Site(url, headers)
+    site = Site(url, headers, timeout=timeout, ca=ca)
     origin = [] if any(name.lower() == "origin" for name, _ in headers) else [("Origin", ORIGIN)]
-    got, head = site.ask("GET", *origin), site.ask("HEAD", *origin)
-    yield _sender(got, head, mapping)
-    if got.status == 200 and got.size != 0:
-        yield _range(got, site.ask("GET", ("Range", "bytes=0-0")))
-        yield _head(got, head)
-        yield from _conditions(site, got)
-        yield _lost_headers(got, head)
-        yield _name(got, head)
-        yield from _forged(site, got)
-    yield _inner_headers(got, head)
-    yield from _internal_locations(site, mapping)
+    let_in = any(name.lower() not in ("host", "origin") for name, _ in headers)
+    look = Look(site, mapping, origin, let_in)
+    looks: list[tuple[str, Callable[[Look], Iterable[Finding]]]] = [("who sends the file", lambda _: [who_sends(look)])]
+    if look.got.status == 200 and not look.got.is_empty:
+        looks += [
+            ("ranges", _range),
+            ("HEAD", _head),
+            ("If-None-Match", lambda _: _condition(look, "If-None-Match", "etag")),
+            ("If-Modified-Since", lambda _: _condition(look, "If-Modified-Since", "last-modified")),
+            ("the app's headers", _lost_headers),
+            ("name of the download", _name),
+            ("forged headers", _forged),
+        ]
+    for name, tell in [*looks, ("redirect target", _redirect_target), ("internal locations", _internal_locations)]:
+        try:
+            yield from tell(look)
+        except OutOfTime:
+            raise
+        except CannotLook as exc:  # one request of many, of which this alone suffers
+            yield Finding(name, None, f"cannot be told: {exc}")
 
 
-def _sender(got: Answer, head: Answer, mapping: PathMap | None) -> Finding:
-    name, advice = "who sends the file", ""
-    offer = f'proxy_set_header X-Accel-Mapping "{mapping or "/the/directory/=/prefix/"}";'
-    seen = f"{got.status}"
-    if got.status == 200 and got.size == 0 and ("x-accel-redirect" in got.headers or head.size > 0):
-        return Finding(
-            name,
+def _range(look: Look) -> Iterator[Finding]:
+    # As browsers ask for a part of a video: nginx has no ranges of what it compresses.
+    part = look.site.ask("GET", ("Range", "bytes=0-0"), ("Accept-Encoding", "identity"))
+    same = part.size in (look.got.size, -1) or look.got.size < 0 or look.is_new_each_time
+    if part.status == 206 and same and len(part.body) == 1:
+        yield Finding("ranges", True, "206 with the byte that was asked for")
+    else:
+        yield Finding(
+            "ranges",
             False,
-            "nobody: the app has handed the file over, and no proxy has taken it",
-            "ask the proxy, not the app itself; and no proxy_ignore_headers may name X-Accel-Redirect",
+            f"{part.status} where 206 was due: a video does not seek, a download does not resume",
+            "nginx sends no ranges of what it compresses (gzip_types), nor of what it proxies unless the other server "
+            "does; max_ranges 0 turns them off",
         )
-    if got.status in (301, 302, 303, 307, 308):
-        return Finding(name, False, f"{seen}, to {got.get('location')}", LET_IN)
-    if got.is_of_nginx and got.status in (403, 404):
-        who = "the app said yes, nginx " if head.status == 200 else "nginx "
-        if got.status == 403:
-            seen = f"403: {who}may not read the file"
-            advice = (
-                "nginx's workers (user www-data on Debian) need r on the file and x on every directory on the way to it"
-            )
-        else:
-            seen = f"404: {who}has no such file or location"
-            advice = (
-                "the location's prefix and its alias must be a pair of the app's mapping, both with a slash at the end"
-            )
-            advice = "\n".join([advice, *_locations(mapping)])
-        return Finding(name, False, seen, advice)
-    if got.status == 404 and head.status == 200:
-        return Finding(
-            name,
-            False,
-            "404: the app said yes, and nginx, which has no location for the app's prefix, asked the app for that",
-            "\n".join(["nginx needs a location for each pair of the app's mapping", *_locations(mapping)]),
+
+
+def _head(look: Look) -> Iterator[Finding]:
+    got, head = look.got, look.head
+    if head.status == 200 and (head.size == got.size or -1 in (head.size, got.size) or look.is_new_each_time):
+        yield Finding("HEAD", True, "as GET, without the body")
+    elif head.status == 405:
+        hint = "405: the app's route takes none (a FastAPI route does with methods=['GET', 'HEAD'])"
+        yield Finding("HEAD", None, hint)
+    else:
+        seen = f"{head.status}, {head.size:,} bytes, where GET has {got.size:,}"
+        yield Finding("HEAD", False, seen, "what answers HEAD must be what answers GET")
+
+
+def _condition(look: Look, name: str, by: str) -> Iterator[Finding]:
+    value = look.got.get(by)
+    if not value:
+        yield Finding(name, None, "the answer has nothing to ask it by")
+    elif (status := look.site.ask("GET", (name, value)).status) == 304:
+        yield Finding(name, True, "304 for what the client has")
+    elif look.is_new_each_time:
+        yield Finding(name, None, f"{status}: the file is another one for each request")
+    elif look.sender == "nginx":
+        yield Finding(name, False, f"{status} where 304 was due", "if_modified_since exact; (nginx's default)")
+    else:
+        yield Finding(name, None, f"{status}: what sends the file does not heed it, as FileResponse alone does not")
+
+
+def _lost_headers(look: Look) -> Iterator[Finding]:
+    """What the app sets and nginx drops. The app's own answer is that to HEAD, or else what all its refusals have."""
+    name, got, head = "the app's headers", look.got, look.head
+    if look.sender != "nginx":
+        yield Finding(name, None, "told only if nginx sends the file")
+        return
+    own = head.status == 200 and head.sender is None
+    if own:
+        known = {header: value for header, value in head.headers.items() if not OF_THE_SENDER.fullmatch(header)}
+    else:
+        refusals = [answer.headers for answer in (look.options, look.nowhere) if not answer.is_of_nginx]
+        same = refusals[0].items() & refusals[1].items() if len(refusals) == 2 else ()
+        known = {header: value for header, value in same if OF_THE_SITE.fullmatch(header)}
+    lost = sorted(known.keys() - got.headers.keys())
+    vary = {part.strip().lower() for part in (head if own else look.options).get("vary").split(",")}
+    kept = {part.strip().lower() for part in got.get("vary").split(",")}
+    if "*" not in kept and (own or look.options.get("vary") == look.nowhere.get("vary")):
+        lost = sorted([*lost, *["vary"] * bool(vary - kept - {"", "x-accel-mapping", "accept-encoding"})])
+    if lost:
+        lines = "\n".join(f"add_header {header.title()} $upstream_http_{header.replace('-', '_')};" for header in lost)
+        seen = f"nginx drops {', '.join(map(str.title, lost))}"
+        yield Finding(name, False, seen, f"in the internal location\n{lines}")
+    elif own:
+        yield Finding(name, True, "all that HEAD has, GET has too")
+    else:
+        hint = "those of the file alone show only if the app answers HEAD itself; all others are there"
+        yield Finding(name, None, hint)
+    if "x-accel-mapping" in kept:
+        yield Finding(
+            "Vary",
+            None,
+            "X-Accel-Mapping in it is a word between app and proxy, by which some CDNs do not cache",
+            "asgi-accel nginx prints the lines that take it out",
         )
-    if got.is_of_nginx:
-        return Finding(name, False, f"{seen}, from nginx", "nginx's error log says why")
-    if got.status != 200:
-        return Finding(name, False, f"{seen}, from the app", LET_IN)
-    seen = f"200, {got.size:,} bytes" if got.size >= 0 else "200"
-    if got.sender == "nginx":
-        return Finding(name, True, f"nginx: {seen}, nginx's ETag")
-    if got.sender == "app":
-        return Finding(
-            name, False, f"the app: {seen}, the app's ETag", f"where nginx proxies to the app it needs\n{offer}"
-        )
-    return Finding(name, None, f"{seen}, with no ETag that tells")
 
 
-def _range(got: Answer, part: Answer) -> Finding:
-    if part.status == 206 and part.size in (got.size, -1) and part.body == got.body[:1]:
-        return Finding("ranges", True, "206 with the byte that was asked for")
-    return Finding(
-        "ranges",
-        False,
-        f"{part.status} where 206 was due: a video does not seek, a download does not resume",
-        "nginx sends no ranges of what it compresses (gzip_types), nor of what it proxies unless the other server does",
-    )
-
-
-def _head(got: Answer, head: Answer) -> Finding:
-    if (head.status, head.size) == (200, got.size) or (head.status == 200 and got.size < 0):
-        return Finding("HEAD", True, "as GET, without the body")
-    if head.status == 405:
-        return Finding(
-            "HEAD", None, "405: the app's route takes none (a FastAPI route does with methods=['GET', 'HEAD'])"
-        )
-    return Finding(
-        "HEAD",
-        False,
-        f"{head.status}, {head.size:,} bytes, where GET has {got.size:,}",
-        "what answers HEAD must be what answers GET",
-    )
-
-
-def _conditions(site: Site, got: Answer) -> Iterator[Finding]:
-    for name, value in (("If-None-Match", got.get("etag")), ("If-Modified-Since", got.get("last-modified"))):
-        if not value:
-            yield Finding(name, None, "the answer has nothing to ask it by")
-        elif (status := site.ask("GET", (name, value)).status) == 304:
-            yield Finding(name, True, "304 for what the client has")
-        elif got.sender == "app":
-            yield Finding(name, None, f"{status}: the app sends the file, and FileResponse does not heed it")
-        else:
-            yield Finding(name, False, f"{status} where 304 was due", "if_modified_since exact; (nginx's default)")
-
-
-def _lost_headers(got: Answer, head: Answer) -> Finding:
-    name = "headers of the app's"
-    if got.sender != "nginx" or head.status != 200 or head.sender is not None:
-        return Finding(name, None, "told only where nginx answers GET, and the app HEAD")
-    lost = sorted(head.headers.keys() - got.headers.keys() - OF_THE_SENDER)
-    if not lost:
-        return Finding(name, True, "all that HEAD has, GET has too")
-    lines = "\n".join(f"add_header {header.title()} $upstream_http_{header.replace('-', '_')};" for header in lost)
-    return Finding(name, False, f"nginx drops {', '.join(map(str.title, lost))}", f"in the internal location\n{lines}")
-
-
-def _name(got: Answer, head: Answer) -> Finding:
-    name, own, sent = "name of the download", head.get("content-disposition"), got.get("content-disposition")
+def _name(look: Look) -> Iterator[Finding]:
+    name = "name of the download"
+    own, sent = look.head.get("content-disposition"), look.got.get("content-disposition")
     if not own and not sent:
-        return Finding(name, None, "there is no Content-Disposition")
-    if own == sent or not own:
-        return Finding(name, True, sent)
-    return Finding(
-        name,
-        False,
-        f"{sent or 'none'} where the app says {own}",
-        "no proxy_hide_header Content-Disposition, no add_header Content-Disposition",
-    )
+        yield Finding(name, None, "there is no Content-Disposition")
+    elif own == sent or not own:
+        yield Finding(name, True, sent)
+    elif sent and look.is_new_each_time:
+        yield Finding(name, None, "the file is another one for each request")
+    else:
+        seen = f"{sent or 'none'} where the app says {own}"
+        advice = "no proxy_hide_header Content-Disposition, no add_header Content-Disposition"
+        yield Finding(name, False, seen, advice)
 
 
-def _forged(site: Site, got: Answer) -> Iterator[Finding]:
+def _forged(look: Look) -> Iterator[Finding]:
     """A client's own header must change nothing."""
     forged = f"/=/asgi-accel-check-{secrets.token_hex(8)}/"
     for name, value, advice in (
         ("X-Accel-Mapping", forged, 'proxy_set_header X-Accel-Mapping "/the/directory/=/prefix/"; and no trust_header'),
         ("X-Sendfile-Type", "X-Sendfile", 'proxy_set_header X-Sendfile-Type "";'),
     ):
-        answer = site.ask("GET", (name, value))
+        got, answer = look.got, look.site.ask("GET", *look.origin, (name, value))
         if answer.identity == got.identity:
             yield Finding(f"forged {name}", True, "changes nothing")
+        elif (answer.status, answer.sender) == (got.status, got.sender) and look.is_new_each_time:
+            yield Finding(f"forged {name}", True, "changes nothing but the file, which is another one for each request")
         else:
             seen = f"a client that sends it gets {answer.status}, {answer.sender or 'something else'}"
             yield Finding(f"forged {name}", False, seen, f"where nginx proxies to the app it needs\n{advice}")
 
 
-def _inner_headers(*answers: Answer) -> Finding:
-    shown = sorted(
-        {name for answer in answers for name in answer.headers if name.startswith(("x-accel", "x-sendfile"))}
-    )
-    if not shown:
-        return Finding("inner headers", True, "none shows on the outside")
-    hidden = "\n".join(f"proxy_hide_header {name.title()};" for name in shown)
-    return Finding("inner headers", False, f"{', '.join(map(str.title, shown))} on the outside", hidden)
+def _redirect_target(look: Look) -> Iterator[Finding]:
+    names = look.got.headers.keys() | look.head.headers.keys()
+    shown = sorted(name for name in names if name.startswith(("x-accel", "x-sendfile")))
+    if shown:
+        hidden = "\n".join(f"proxy_hide_header {name.title()};" for name in shown)
+        yield Finding("redirect target", False, f"clients see {', '.join(map(str.title, shown))}", hidden)
+    else:
+        yield Finding("redirect target", True, "no client sees it")
 
 
-def _internal_locations(site: Site, mapping: PathMap | None) -> Iterator[Finding]:
-    if mapping is None:
-        yield Finding("internal locations", None, "give --mapping to have them looked at")
-        return
-    control = site.ask(path=f"/asgi-accel-check-{secrets.token_hex(8)}/")
-    for directory, prefix in with_slashes(mapping):
-        path = percent_encode(prefix.encode("utf-8", "surrogateescape"))
+def _internal_locations(look: Look) -> Iterator[Finding]:
+    if look.mapping is None:
+        yield Finding("internal locations", None, "give --mapping or --app to have them looked at")
+    for directory, prefix in look.pairs:
         for name, tried, line in (
-            (f"{prefix} from outside", path, "internal;"),
-            (f"out of {prefix}", f"{path[:-1]}../", _location(directory, prefix)),
+            (f"{prefix} from outside", prefix, "internal;"),
+            (f"out of {prefix}", f"{prefix[:-1]}../", location(directory, prefix)),
         ):
-            answer = site.ask(path=tried)
-            if answer.status == 404 or (answer.status, answer.body) == (control.status, control.body):
+            answer, nowhere = look.at(tried), look.nowhere
+            same = answer.status == nowhere.status and (answer.body == nowhere.body or not answer.is_of_nginx)
+            if answer.status == 404 or same:
                 yield Finding(name, True, f"{answer.status}, as for what is not there")
+            elif answer.status in (400, 429) or answer.status >= 500:
+                yield Finding(name, None, f"{tried} answers {answer.status}")
             else:
                 yield Finding(name, False, f"{tried} answers {answer.status}", f"that location needs\n{line}")
 
 
-def _location(directory: str, prefix: str) -> str:
-    return f"location {prefix} {{ internal; alias {directory}; }}"
-
-
-def _locations(mapping: PathMap | None) -> list[str]:
-    return [_location(*pair) for pair in with_slashes(mapping or PathMap())]
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("url", metavar="URL", help="a file that the app serves, as clients ask the proxy for it")
-    parser.add_argument("--mapping", metavar="MAPPING", type=PathMap.parse, help="the mapping that the app uses")
+    add_app(parser, required=False)
     parser.add_argument(
         "--header",
         metavar="'NAME: VALUE'",
         action="append",
         default=[],
         type=_header,
-        help="let the request in by this",
+        help="a header to send, such as a login cookie; may be repeated",
+    )
+    parser.add_argument("--ca", metavar="FILE", help="the certificate of an authority of your own, for https")
+    parser.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=30,
+        help="for all requests together (default: %(default)s)",
     )
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
 
@@ -331,22 +241,37 @@ def _header(text: str) -> tuple[str, str]:
     return name, value.strip()
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Print what is found; return 1 where something is wrong, 2 where the site cannot be asked."""
+def _seconds(text: str) -> float:
     try:
-        findings = list(check(arguments.url, arguments.mapping, arguments.header))
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no time limit: give seconds, such as 30")
+    return seconds
+
+
+def run(given: argparse.Namespace) -> int:
+    """Print what is found; return 1 if something is wrong, 2 if the site cannot be asked."""
+    found = given_app(given)
+    mapping = None if found is None else found.mapping
+    findings: list[Finding] = []
+    reason = ""
+    try:
+        for finding in check(given.url, mapping, given.header, timeout=given.timeout, ca=given.ca):
+            findings.append(finding)
     except CannotLook as exc:
-        sys.stderr.write(f"asgi-accel check: {_printable(str(exc))}\n")
-        return 2
-    if arguments.json:
+        reason = f"asgi-accel check: {_printable(str(exc))}\n"
+    if given.json and (findings or not reason):
         sys.stdout.write(json.dumps([asdict(finding) for finding in findings], indent=1) + "\n")
-    else:
+    elif not given.json:
         for finding in findings:
             mark = {True: "✓", False: "✗", None: "-"}[finding.ok]
             _write(f"{mark} {finding.name:26} {_printable(finding.seen)}\n")
             for line in finding.advice.splitlines():
                 _write(f"      {_printable(line)}\n")
-    return int(any(finding.ok is False for finding in findings))
+    sys.stderr.write(reason)
+    return 2 if reason else int(any(finding.ok is False for finding in findings))
 
 
 def _printable(text: str) -> str:
