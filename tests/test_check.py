@@ -49,11 +49,45 @@ SITES = {
     "no conditions": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'if_modified_since off;')}",
     "HEAD elsewhere": (f"location / {{ if ($request_method = HEAD) {{ return 204; }} {APP} }} {LOCATION}"),
     "no app": "location / { proxy_pass http://unix:$folder/no-app.sock:; }",
+    "no location": f"location / {{ {APP} }}",
+    "private folder": f"location / {{ {APP} }} location /download/ {{ internal; alias $folder/private/; }}",
+    # The line that the app needs stands at a level that the location has forgotten.
+    "inner location": f"""
+        proxy_set_header X-Accel-Mapping "$files/=/download/";
+        location / {{ proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }} {LOCATION}""",
+    "swapped": f"location / {{ {APP.replace('$files/=/download/', '/download/=$files/')} }} {LOCATION}",
+    "another server": "root $folder/nothing; location / { try_files $uri $uri/ =404; }",
+    "compressed": f"""
+        gzip on; gzip_types *; gzip_min_length 1; gzip_vary on; gzip_proxied any; location / {{ {APP} }} {LOCATION}""",
+    "cache": """
+        location / {
+            proxy_pass http://127.0.0.1:$port_of_good; proxy_cache check; proxy_cache_valid 200 1m;
+            proxy_ignore_headers Cache-Control Set-Cookie; add_header X-Cache $upstream_cache_status;
+        }""",
+    "multipart": f"location / {{ {APP} }} location /storage/ {{ internal; proxy_pass http://unix:$folder/s3.sock:/; }}",
+    "own 404": f"""
+        error_page 404 /404.html; location / {{ {APP} }} {LOCATION} location = /404.html {{ return 200 gone; }}""",
     "forged mapping": """
         location / { proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }
         location /download/ { internal; alias $files/; }
         location /asgi-accel-check { internal; return 403; }""",
 }
+
+
+# Stands for S3: the ETag of an object that came in 38 parts, and of one that came whole.
+STORAGE = """
+map $uri $check_etag {
+    ~parts "\\"d41d8cd98f00b204e9800998ecf8427e-38\\"";
+    default "\\"d41d8cd98f00b204e9800998ecf8427e\\"";
+}
+server {
+    listen unix:$folder/s3.sock;
+    location / {
+        if ($http_if_none_match = $check_etag) { return 304; }
+        etag off; rewrite ^ /a.txt break; root $files; add_header ETag $check_etag;
+    }
+}
+"""
 
 
 class Sites:
@@ -65,7 +99,7 @@ class Sites:
         self._ports = ports
 
     def url(self, name: str, route: str = "named", mode: str = "mapping", file: str = "a.txt") -> str:
-        query = f"?filename=a%20b.txt&hex={os.fsencode(file).hex()}"
+        query = f"{'&' if '?' in route else '?'}filename=a%20b.txt&hex={os.fsencode(file).hex()}"
         return f"http://127.0.0.1:{self._ports[name]}/{mode}/{route}{query}"
 
 
@@ -77,10 +111,16 @@ def sites(folder: Path, site: object) -> Iterator[Sites]:
     (files / "empty.txt").write_bytes(b"")
     (folder / "unreadable").mkdir()
     (folder / "unreadable" / "a.txt").write_bytes(TEXT)
-    (folder / "unreadable" / "a.txt").chmod(0)
+    (folder / "unreadable" / "a.txt").chmod(0o600)
+    (folder / "private").mkdir(mode=0o700)
+    (folder / "private" / "a.txt").write_bytes(TEXT)
+    (folder / "nothing").mkdir()
     ports = {name: free_port() for name in (*SITES, "printed")}
     http = "".join(f"server {{ listen 127.0.0.1:{ports[name]}; {text} }}\n" for name, text in SITES.items())
-    http = http.replace("$folder", str(folder)).replace("$files", str(files))
+    http += f"server {{ listen 127.0.0.1:{ports['another server']}; server_name right.example; {SITES['good']} }}"
+    http += STORAGE + f"proxy_cache_path {folder}/cache keys_zone=check:1m;"
+    http = http.replace("$port_of_good", str(ports["good"])).replace("$folder", str(folder))
+    http = http.replace("$files", str(files))
     mapping, socket_ = PathMap({files: "/download"}), f"unix:{folder}/app.sock"
     http += nginx(mapping, socket_, listen=f"127.0.0.1:{ports['printed']}", secret=SECRET, headers=["X-Own"])
     http += f"server {{ listen unix:{folder}/check.sock; }}"
@@ -144,6 +184,109 @@ class TestSites:
         assert found[check][0] is False
         assert seen in found[check][1]
         assert advice in found[check][2]
+
+    @pytest.mark.parametrize("route", ["named", "api/file"])
+    @pytest.mark.parametrize(
+        ("name", "seen", "advice"),
+        [
+            ("no location", "nginx has no location for /download/", "location ^~ /download/ { internal; alias"),
+            ("other prefix", "nginx has no location for /download/", "location ^~ /download/ { internal; alias"),
+            ("another server", "404: nginx says so itself, without asking", "default_server"),
+            ("inner location", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
+            ("inner location", "the app: 200", "forgets those of the levels above"),
+            ("no offer", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
+            ("swapped", "the app: 200", "two sides swapped"),
+            ("wrong alias", "404: the app", "alias"),
+            ("unreadable", "403: the app", "UMask=0027"),
+            ("private folder", "403: the app", "setfacl does not help"),
+            ("no app", "502, from nginx", "error log"),
+            ("nobody takes it", "nobody", "proxy_ignore_headers"),
+        ],
+    )
+    def test_cause(
+        self, sites: Sites, capsys: pytest.CaptureFixture[str], name: str, seen: str, advice: str, route: str
+    ) -> None:
+        """The cause is named for a route that takes HEAD and for one that answers it with 405, with a cookie given."""
+        given = ("--mapping", sites.mapping, "--header", "Cookie: session=1")
+        status, found = run(capsys, sites.url(name, route), *given)
+        assert status == 1
+        assert found["who sends the file"][0] is False
+        assert seen in found["who sends the file"][1]
+        assert advice in found["who sends the file"][2]
+        assert "--header" not in found["who sends the file"][2]
+
+    @pytest.mark.parametrize("route", ["named", "api/file"])
+    @pytest.mark.parametrize("name", ["no location", "other prefix"])
+    def test_no_location_without_mapping(
+        self, sites: Sites, capsys: pytest.CaptureFixture[str], name: str, route: str
+    ) -> None:
+        """A missing location is named without a mapping, too."""
+        status, found = run(capsys, sites.url(name, route))
+        assert status == 1
+        assert "no location" in "".join(found["who sends the file"][1:])
+        assert "location ^~ /prefix/ { internal; alias /the/directory/; }" in found["who sends the file"][2]
+
+    def test_swapped_mapping_of_the_app(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """The two sides of the app's mapping are swapped: nginx has a location by the name of the directory."""
+        mapping = ("--mapping", f"/download/={sites.files}/")
+        status, found = run(capsys, sites.url("good", mode="elsewhere"), *mapping)
+        assert status == 1
+        assert "the two sides of the mapping are swapped" in found["who sends the file"][2]
+        assert f"{sites.files}/=/download/" in found["who sends the file"][2]
+        status, found = run(capsys, sites.url("no location"), *mapping)
+        assert found["who sends the file"][0] is False
+
+    def test_host(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """The name that is given chooses the server block."""
+        host = ("--header", "Host: right.example", "--mapping", sites.mapping)
+        assert run(capsys, sites.url("another server"), *host)[0] == 0
+
+    @pytest.mark.parametrize("name", ["good", "compressed", "cache", "own 404"])
+    @pytest.mark.parametrize(
+        ("mode", "route"),
+        [
+            ("mapping", "named"),
+            ("mapping", "api/file"),
+            ("cors", "file"),
+            ("mapping", "redirect"),
+            ("mapping", "moved"),
+        ],
+    )
+    def test_no_false_alarm(
+        self, sites: Sites, capsys: pytest.CaptureFixture[str], name: str, mode: str, route: str
+    ) -> None:
+        """No cross on a correct site, compressed or behind a cache, whatever the browser sends."""
+        given = ("--mapping", sites.mapping, "--header", "Accept-Encoding: gzip, br")
+        _, found = run(capsys, sites.url(name, route, mode), *given)
+        wrong = {check: finding for check, finding in found.items() if finding[0] is False}
+        assert list(wrong) == (["who sends the file"] if route == "moved" else []), wrong
+
+    @pytest.mark.parametrize("key", ["parts", "whole"])
+    def test_storage(self, sites: Sites, capsys: pytest.CaptureFixture[str], key: str) -> None:
+        """What comes from S3 has an ETag like Starlette's, or like nginx's, and is neither's."""
+        url = sites.url("multipart", f"by-hand?to=/storage/{key}")
+        status, found = run(capsys, url, "--mapping", sites.mapping)
+        assert [item for item in found.items() if item[1][0] is False] == []
+        assert (status, found["who sends the file"][0]) == (0, None)
+
+    def test_new_file_each_time(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """A file that is made anew for each request is no fault."""
+        status, found = run(capsys, sites.url("good", "deleted-by-coroutine"), "--mapping", sites.mapping)
+        assert [item for item in found.items() if item[1][0] is False] == []
+        assert status == 0
+        assert "with a file that stays" in found["who sends the file"][2]
+
+    def test_headers_lost_by_a_redirect_response(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """Where nginx answers HEAD, too, what the app's refusals have is told; else there is a dash with the reason."""
+        for route in ("redirect", "api/file"):
+            status, found = run(
+                capsys, sites.url("headers lost", route, "cors"), "--header", "Origin: https://other.example"
+            )
+            assert status == 1
+            assert "nginx drops Access-Control-Allow-Origin" in found["the app's headers"][1]
+            status, found = run(capsys, sites.url("headers lost", route))
+            assert found["the app's headers"][0] is None
+            assert "only if the app answers HEAD itself" in found["the app's headers"][1]
 
     def test_mapping_of_a_client_believed(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """A site that lets a client's X-Accel-Mapping through to an app that trusts it is told."""

@@ -128,6 +128,9 @@ def who_sends(look: Look) -> Finding:
     seen = f"200, {got.size:,} bytes" if got.size >= 0 else "200"
     if look.sender == "nginx":
         return Finding(name, True, f"nginx: {seen}, nginx's ETag")
+    if look.sender == "app" and look.is_new_each_time:
+        advice = "a file that is deleted after the response is the app's to send: look with a file that stays"
+        return Finding(name, None, f"the app: {seen}, another file for each request", advice)
     if look.sender == "app":
         return Finding(name, False, f"the app: {seen}, the app's ETag", _no_offer(look))
     return Finding(name, None, f"{seen}, with no ETag that tells")

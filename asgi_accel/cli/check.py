@@ -23,10 +23,10 @@ OF_THE_SENDER = re.compile(
     "|strict-transport-security|transfer-encoding|vary|via|(x-)?cache-?.*|x-varnish|x-served-by|x-timer|cf-.*"
     "|nel|report-to|server-timing"
 )
-# What apps set on all their answers alike.
+# What apps set on all their answers alike, so that a refusal tells it, too.
 OF_THE_SITE = re.compile(
-    "access-control-.*|content-security-policy.*|cross-origin-.*|permissions-policy|referrer-policy|x-content-type-options"
-    "|x-frame-options|x-robots-tag|timing-allow-origin|origin-agent-cluster"
+    "access-control-(allow-origin|allow-credentials|expose-headers)|content-security-policy.*|cross-origin-.*|permissions-policy|referrer-policy|x-content-type-options"
+    "|x-frame-options|vary|x-robots-tag|timing-allow-origin|origin-agent-cluster"
 )
 
 
@@ -117,26 +117,23 @@ def _condition(look: Look, name: str, by: str) -> Iterator[Finding]:
 
 
 def _lost_headers(look: Look) -> Iterator[Finding]:
-    """What the app sets and nginx drops. The app's own answer is that to HEAD, or else what all its refusals have."""
+    """What the app sets and nginx drops. The app's own answer is that to HEAD, or else a refusal."""
     name, got, head = "the app's headers", look.got, look.head
     if look.sender != "nginx":
         yield Finding(name, None, "told only if nginx sends the file")
         return
     own = head.status == 200 and head.sender is None
-    if own:
-        known = {header: value for header, value in head.headers.items() if not OF_THE_SENDER.fullmatch(header)}
-    else:
-        refusals = [answer.headers for answer in (look.options, look.nowhere) if not answer.is_of_nginx]
-        same = refusals[0].items() & refusals[1].items() if len(refusals) == 2 else ()
-        known = {header: value for header, value in same if OF_THE_SITE.fullmatch(header)}
-    lost = sorted(known.keys() - got.headers.keys())
-    vary = {part.strip().lower() for part in (head if own else look.options).get("vary").split(",")}
-    kept = {part.strip().lower() for part in got.get("vary").split(",")}
-    if "*" not in kept and (own or look.options.get("vary") == look.nowhere.get("vary")):
-        lost = sorted([*lost, *["vary"] * bool(vary - kept - {"", "x-accel-mapping", "accept-encoding"})])
+    refusal = look.options.headers if not own and look.options.status == 405 and not look.options.is_of_nginx else {}
+    said = head.headers if own else {name: value for name, value in refusal.items() if OF_THE_SITE.fullmatch(name)}
+    lost = {header for header in said.keys() - got.headers.keys() if not OF_THE_SENDER.fullmatch(header)}
+    kept = _parts(got.get("vary"))
+    if _parts(said.get("vary", "")) - kept - {"x-accel-mapping", "accept-encoding"} and "*" not in kept:
+        lost.add("vary")
     if lost:
-        lines = "\n".join(f"add_header {header.title()} $upstream_http_{header.replace('-', '_')};" for header in lost)
-        seen = f"nginx drops {', '.join(map(str.title, lost))}"
+        lines = "\n".join(
+            f"add_header {header.title()} $upstream_http_{header.replace('-', '_')};" for header in sorted(lost)
+        )
+        seen = f"nginx drops {', '.join(map(str.title, sorted(lost)))}"
         yield Finding(name, False, seen, f"in the internal location\n{lines}")
     elif own:
         yield Finding(name, True, "all that HEAD has, GET has too")
@@ -150,6 +147,10 @@ def _lost_headers(look: Look) -> Iterator[Finding]:
             "X-Accel-Mapping in it is a word between app and proxy, by which some CDNs do not cache",
             "asgi-accel nginx prints the lines that take it out",
         )
+
+
+def _parts(value: str) -> set[str]:
+    return {part.strip().lower() for part in value.split(",")} - {""}
 
 
 def _name(look: Look) -> Iterator[Finding]:
