@@ -64,6 +64,8 @@ SITES = {
             proxy_pass http://127.0.0.1:$port_of_good; proxy_cache check; proxy_cache_valid 200 1m;
             proxy_ignore_headers Cache-Control Set-Cookie; add_header X-Cache $upstream_cache_status;
         }""",
+    "part": f"location /mapping/ {{ {APP} }} location / {{ return 404; }} {LOCATION}",
+    "to https": "return 301 https://www.example$request_uri;",
     "multipart": f"location / {{ {APP} }} location /storage/ {{ internal; proxy_pass http://unix:$folder/s3.sock:/; }}",
     "own 404": f"""
         error_page 404 /404.html; location / {{ {APP} }} {LOCATION} location = /404.html {{ return 200 gone; }}""",
@@ -233,8 +235,26 @@ class TestSites:
         assert status == 1
         assert "the two sides of the mapping are swapped" in found["who sends the file"][2]
         assert f"{sites.files}/=/download/" in found["who sends the file"][2]
-        status, found = run(capsys, sites.url("no location"), *mapping)
-        assert found["who sends the file"][0] is False
+        _, found = run(capsys, sites.url("good", "nowhere"), *mapping)
+        assert "the two sides of the mapping are swapped" in found["who sends the file"][2]
+
+    @pytest.mark.parametrize(
+        ("name", "route", "seen", "advice"),
+        [
+            ("own 404", "nowhere", "404, from the app", "default_server"),
+            ("part", "moved", "307, to /elsewhere", "login cookie"),
+            ("good", "fail", "500, from the app", "the app's log"),
+            ("to https", "named", "301, to https://www.example/mapping/named", "the URL that it leads to"),
+        ],
+    )
+    def test_refusal(
+        self, sites: Sites, capsys: pytest.CaptureFixture[str], name: str, route: str, seen: str, advice: str
+    ) -> None:
+        """What the app or nginx itself refuses is not taken for a missing location."""
+        _, found = run(capsys, sites.url(name, route), "--mapping", sites.mapping)
+        assert seen in found["who sends the file"][1]
+        assert advice in found["who sends the file"][2]
+        assert "no location" not in found["who sends the file"][1]
 
     def test_host(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """The name that is given chooses the server block."""

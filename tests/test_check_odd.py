@@ -166,6 +166,32 @@ class TestAnswers:
             assert main(["check", url]) == 0
         assert "- ranges                     cannot be told: GET / of 127.0.0.1" in capsys.readouterr().out
 
+    def test_busy(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A site that has no time for a request says nothing of its locations."""
+
+        def answer(connection: socket.socket, request: bytes) -> None:
+            busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            connection.sendall(busy if request.startswith(b"GET /b") else PLAIN)
+
+        with serving(answer) as url:
+            main(["check", url, "--mapping", "/a/=/b/"])
+        assert "- /b/ from outside           /b/ answers 503" in capsys.readouterr().out
+
+    def test_login(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """An app that lets nobody in, with or without a cookie."""
+        refused = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        with serving(sends(refused)) as url:
+            assert main(["check", url]) == 1
+            assert "a header to send, such as a login cookie" in capsys.readouterr().out
+            assert main(["check", url, "--header", "Cookie: a=1"]) == 1
+            assert "with the header that you gave" in capsys.readouterr().out
+
+    def test_json_without_an_answer(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """There is no data if nothing was found."""
+        with serving(sends(b"")) as url:
+            assert main(["check", url, "--json"]) == 2
+        assert capsys.readouterr().out == ""
+
 
 class TestRightSites:
     """No cross for what is right."""

@@ -85,7 +85,8 @@ class Look:
     def has_location(self, prefix: str) -> bool:
         """Whether nginx answers for a path itself: the app says the same of it as of any other path."""
         answer = self.at(prefix)
-        own_page = answer.body == self.got.body != self.nowhere.body  # of nginx, by `error_page 404`
+        # A page of nginx's by `error_page 404`, if the app's own is known to be the same for all paths.
+        own_page = answer.body != self.nowhere.body and self.got.body in (answer.body, self.nowhere.body)
         return answer.is_of_nginx or answer.status != self.nowhere.status or own_page
 
     @functools.cached_property
@@ -154,7 +155,7 @@ def _refused(look: Look) -> tuple[str, str]:
             "in containers and with PrivateTmp, nginx must see the same directory"
         )
         return f"404: {who} has no such file or location", "\n".join([advice, *_locations(look.pairs)])
-    if got.is_of_nginx:
+    if got.is_of_nginx and status > 401:
         return f"{status}, from nginx", "nginx's error log says why"
     if look.missing:
         yes = "the app said yes, and " if look.app_said_yes else ""
@@ -167,8 +168,9 @@ def _refused(look: Look) -> tuple[str, str]:
         )
     if status == 404:
         return "404, from the app", _no_file(look)
-    if status in (301, 302, 303, 307, 308):
-        return f"{status}, to {got.get('location')}", _not_let_in(look)
+    if 300 < status < 400:
+        here = "ask for the URL that it leads to" if got.is_of_nginx else _not_let_in(look)
+        return f"{status}, to {got.get('location')}", here
     if status >= 500:
         return f"{status}, from the app", "the app's log says why"
     return f"{status}, from the app", _not_let_in(look)
