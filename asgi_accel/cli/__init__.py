@@ -130,7 +130,7 @@ def _add_check(commands: Commands) -> None:
         description="Ask a live site for a file that its app serves, and say what is right, what is wrong and what to "
         "change. It sends some ten to twenty requests, GET, HEAD and OPTIONS, which change nothing. "
         "The exit status is 0 if nothing is wrong, 1 if something is, 2 if it could not look.",
-        epilog="example: asgi-accel check https://www.example/reports/7 --app main:app --header 'Cookie: session=...'",
+        epilog="example: asgi-accel check https://www.example/reports/7 --app main:app",
     )
     check.add_arguments(parser)
     parser.set_defaults(run=check.run)
