@@ -156,6 +156,13 @@ class TestAnswers:
             assert main(["check", url, "--mapping", "/a/=/b/"]) in (0, 1)
         assert "who sends the file" in capsys.readouterr().out
 
+    def test_folded_header(self, capsys: pytest.CaptureFixture[str]) -> None:
+        """A server cannot add lines to what is said, nor fill in what the sentences leave open."""
+        data = b"HTTP/1.1 302 Found\r\nLocation: /a\r\n <advice>\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        with serving(sends(data)) as url:
+            assert main(["check", url]) == 1
+        assert capsys.readouterr().out.splitlines()[0].endswith("302, to /a <advice>")
+
     def test_one_request_fails(self, capsys: pytest.CaptureFixture[str]) -> None:
         """There is a dash if one finding alone suffers."""
 

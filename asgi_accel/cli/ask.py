@@ -152,7 +152,7 @@ class Site:
             ) from exc
         except http.client.BadStatusLine as exc:
             gone = isinstance(exc, http.client.RemoteDisconnected)
-            what = "the connection was closed without an answer" if gone else f"this is no HTTP: {str(exc)[:100]}"
+            what = "the connection was closed without an answer" if gone else f"this is no HTTP: {str(exc)[:100]!r}"
             raise CannotLook(f"{method} {target} of {self.host}: {what}") from exc
         except (OSError, http.client.HTTPException, ValueError) as exc:
             raise CannotLook(f"{method} {target} of {self.host}: {exc or type(exc).__name__}") from exc
@@ -233,7 +233,7 @@ def _tls(ca: str | None) -> ssl.SSLContext:
 
 def _joined(headers: list[tuple[str, str]]) -> dict[str, str]:
     """Headers by their names in small letters, several of one name as a list with commas."""
-    joined: dict[str, str] = {}
+    joined: dict[str, list[str]] = {}
     for name, value in headers:
-        joined[name.lower()] = f"{joined[name.lower()]}, {value}" if name.lower() in joined else value
-    return joined
+        joined.setdefault(name.lower(), []).append(" ".join(value.split()))  # a value may go on in the next line
+    return {name: ", ".join(values) for name, values in joined.items()}

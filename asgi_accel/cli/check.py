@@ -13,7 +13,9 @@ from dataclasses import asdict
 
 from asgi_accel.cli.app import add_app, given_app
 from asgi_accel.cli.ask import CannotLook, OutOfTime, Site
-from asgi_accel.cli.causes import Finding, Look, location, who_sends
+from asgi_accel.cli.causes import Look, location, who_sends
+from asgi_accel.cli.findings import Finding, say
+from asgi_accel.cli.nginx import BROUGHT_BACK
 from asgi_accel.mapping import PathMap
 
 ORIGIN = "https://asgi-accel-check.invalid"
@@ -24,10 +26,7 @@ OF_THE_SENDER = re.compile(
     "|nel|report-to|server-timing"
 )
 # What apps set on all their answers alike, so that a refusal tells it, too.
-OF_THE_SITE = re.compile(
-    "access-control-(allow-origin|allow-credentials|expose-headers)|content-security-policy.*|cross-origin-.*|permissions-policy|referrer-policy|x-content-type-options"
-    "|x-frame-options|vary|x-robots-tag|timing-allow-origin|origin-agent-cluster"
-)
+OF_THE_SITE = {name.lower() for name in BROUGHT_BACK} - {"content-language", "link", "repr-digest", "sourcemap"}
 
 
 def check(
@@ -71,133 +70,103 @@ def check(
         except OutOfTime:
             raise
         except CannotLook as exc:  # one request of many, of which this alone suffers
-            yield Finding(name, None, f"cannot be told: {exc}")
+            yield say("failed", name=name, error=exc)
 
 
 def _range(look: Look) -> Iterator[Finding]:
     # As browsers ask for a part of a video: nginx has no ranges of what it compresses.
     part = look.site.ask("GET", ("Range", "bytes=0-0"), ("Accept-Encoding", "identity"))
     same = part.size in (look.got.size, -1) or look.got.size < 0 or look.is_new_each_time
-    if part.status == 206 and same and len(part.body) == 1:
-        yield Finding("ranges", True, "206 with the byte that was asked for")
-    else:
-        yield Finding(
-            "ranges",
-            False,
-            f"{part.status} where 206 was due: a video does not seek, a download does not resume",
-            "nginx sends no ranges of what it compresses (gzip_types), nor of what it proxies unless the other server "
-            "does; max_ranges 0 turns them off",
-        )
+    yield say("ranges" if part.status == 206 and same and len(part.body) == 1 else "no ranges", status=part.status)
 
 
 def _head(look: Look) -> Iterator[Finding]:
     got, head = look.got, look.head
     if head.status == 200 and (head.size == got.size or -1 in (head.size, got.size) or look.is_new_each_time):
-        yield Finding("HEAD", True, "as GET, without the body")
+        yield say("head")
     elif head.status == 405:
-        hint = "405: the app's route takes none (a FastAPI route does with methods=['GET', 'HEAD'])"
-        yield Finding("HEAD", None, hint)
+        yield say("no head")
     else:
-        seen = f"{head.status}, {head.size:,} bytes, where GET has {got.size:,}"
-        yield Finding("HEAD", False, seen, "what answers HEAD must be what answers GET")
+        yield say("other head", status=head.status, size=f"{head.size:,}", whole=f"{got.size:,}")
 
 
 def _condition(look: Look, name: str, by: str) -> Iterator[Finding]:
     value = look.got.get(by)
     if not value:
-        yield Finding(name, None, "the answer has nothing to ask it by")
+        yield say("no condition", name=name)
     elif (status := look.site.ask("GET", (name, value)).status) == 304:
-        yield Finding(name, True, "304 for what the client has")
+        yield say("condition", name=name)
     elif look.is_new_each_time:
-        yield Finding(name, None, f"{status}: the file is another one for each request")
-    elif look.sender == "nginx":
-        yield Finding(name, False, f"{status} where 304 was due", "if_modified_since exact; (nginx's default)")
+        yield say("condition anew", name=name, status=status)
     else:
-        yield Finding(name, None, f"{status}: what sends the file does not heed it, as FileResponse alone does not")
+        yield say("bad condition" if look.sender == "nginx" else "unheeded", name=name, status=status)
 
 
 def _lost_headers(look: Look) -> Iterator[Finding]:
     """What the app sets and nginx drops. The app's own answer is that to HEAD, or else a refusal."""
-    name, got, head = "the app's headers", look.got, look.head
+    got, head = look.got, look.head
     if look.sender != "nginx":
-        yield Finding(name, None, "told only if nginx sends the file")
+        yield say("not nginx")
         return
     own = head.status == 200 and head.sender is None
     refusal = look.options.headers if not own and look.options.status == 405 and not look.options.is_of_nginx else {}
-    said = head.headers if own else {name: value for name, value in refusal.items() if OF_THE_SITE.fullmatch(name)}
+    said = head.headers if own else {name: value for name, value in refusal.items() if name in OF_THE_SITE}
     lost = {header for header in said.keys() - got.headers.keys() if not OF_THE_SENDER.fullmatch(header)}
     kept = _parts(got.get("vary"))
     if _parts(said.get("vary", "")) - kept - {"x-accel-mapping", "accept-encoding"} and "*" not in kept:
         lost.add("vary")
     if lost:
-        lines = "\n".join(
-            f"add_header {header.title()} $upstream_http_{header.replace('-', '_')};" for header in sorted(lost)
-        )
-        seen = f"nginx drops {', '.join(map(str.title, sorted(lost)))}"
-        yield Finding(name, False, seen, f"in the internal location\n{lines}")
-    elif own:
-        yield Finding(name, True, "all that HEAD has, GET has too")
+        back = (f"add_header {name.title()} $upstream_http_{name.replace('-', '_')};" for name in sorted(lost))
+        yield say("lost", names=_names(lost), lines="\n".join(back))
     else:
-        hint = "those of the file alone show only if the app answers HEAD itself; all others are there"
-        yield Finding(name, None, hint)
+        yield say("kept" if own else "refusal")
     if "x-accel-mapping" in kept:
-        yield Finding(
-            "Vary",
-            None,
-            "X-Accel-Mapping in it is a word between app and proxy, by which some CDNs do not cache",
-            "asgi-accel nginx prints the lines that take it out",
-        )
+        yield say("vary")
 
 
 def _parts(value: str) -> set[str]:
     return {part.strip().lower() for part in value.split(",")} - {""}
 
 
+def _names(headers: Iterable[str]) -> str:
+    return ", ".join(map(str.title, sorted(headers)))
+
+
 def _name(look: Look) -> Iterator[Finding]:
-    name = "name of the download"
     own, sent = look.head.get("content-disposition"), look.got.get("content-disposition")
-    if not own and not sent:
-        yield Finding(name, None, "there is no Content-Disposition")
-    elif own == sent or not own:
-        yield Finding(name, True, sent)
-    elif sent and look.is_new_each_time:
-        yield Finding(name, None, "the file is another one for each request")
+    if own == sent or not own:
+        yield say("name" if sent else "no name", sent=sent)
     else:
-        seen = f"{sent or 'none'} where the app says {own}"
-        advice = "no proxy_hide_header Content-Disposition, no add_header Content-Disposition"
-        yield Finding(name, False, seen, advice)
+        yield say("name anew" if sent and look.is_new_each_time else "other name", sent=sent or "none", own=own)
 
 
 def _forged(look: Look) -> Iterator[Finding]:
     """A client's own header must change nothing."""
     forged = f"/=/asgi-accel-check-{secrets.token_hex(8)}/"
-    for name, value, advice in (
+    for name, value, line in (
         ("X-Accel-Mapping", forged, 'proxy_set_header X-Accel-Mapping "/the/directory/=/prefix/"; and no trust_header'),
         ("X-Sendfile-Type", "X-Sendfile", 'proxy_set_header X-Sendfile-Type "";'),
     ):
         got, answer = look.got, look.site.ask("GET", *look.origin, (name, value))
         if answer.identity == got.identity:
-            yield Finding(f"forged {name}", True, "changes nothing")
+            yield say("not believed", name=name)
         elif (answer.status, answer.sender) == (got.status, got.sender) and look.is_new_each_time:
-            yield Finding(f"forged {name}", True, "changes nothing but the file, which is another one for each request")
+            yield say("not believed anew", name=name)
         else:
-            seen = f"a client that sends it gets {answer.status}, {answer.sender or 'something else'}"
-            yield Finding(f"forged {name}", False, seen, f"where nginx proxies to the app it needs\n{advice}")
+            sender = answer.sender or "something else"
+            yield say("believed", name=name, status=answer.status, sender=sender, line=line)
 
 
 def _redirect_target(look: Look) -> Iterator[Finding]:
     names = look.got.headers.keys() | look.head.headers.keys()
     shown = sorted(name for name in names if name.startswith(("x-accel", "x-sendfile")))
-    if shown:
-        hidden = "\n".join(f"proxy_hide_header {name.title()};" for name in shown)
-        yield Finding("redirect target", False, f"clients see {', '.join(map(str.title, shown))}", hidden)
-    else:
-        yield Finding("redirect target", True, "no client sees it")
+    lines = "\n".join(f"proxy_hide_header {name.title()};" for name in shown)
+    yield say("shown" if shown else "hidden", names=_names(shown), lines=lines)
 
 
 def _internal_locations(look: Look) -> Iterator[Finding]:
     if look.mapping is None:
-        yield Finding("internal locations", None, "give --mapping or --app to have them looked at")
+        yield say("no mapping")
     for directory, prefix in look.pairs:
         for name, tried, line in (
             (f"{prefix} from outside", prefix, "internal;"),
@@ -205,12 +174,9 @@ def _internal_locations(look: Look) -> Iterator[Finding]:
         ):
             answer, nowhere = look.at(tried), look.nowhere
             same = answer.status == nowhere.status and (answer.body == nowhere.body or not answer.is_of_nginx)
-            if answer.status == 404 or same:
-                yield Finding(name, True, f"{answer.status}, as for what is not there")
-            elif answer.status in (400, 429) or answer.status >= 500:
-                yield Finding(name, None, f"{tried} answers {answer.status}")
-            else:
-                yield Finding(name, False, f"{tried} answers {answer.status}", f"that location needs\n{line}")
+            busy = answer.status in (400, 429) or answer.status >= 500
+            key = "closed" if answer.status == 404 or same else "busy" if busy else "open"
+            yield say(key, name=name, tried=tried, status=answer.status, line=line)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,0 +1,42 @@
+"""`Finding`: what `asgi-accel check` says of one thing. All its sentences stand in `templates/check.txt`."""
+
+from __future__ import annotations
+
+import functools
+import re
+from dataclasses import dataclass
+
+from asgi_accel.cli.values import TEMPLATES
+
+MARKS: dict[str, bool | None] = {"✓": True, "✗": False, "-": None}
+
+
+@dataclass
+class Finding:
+    """What was found out about one thing, and what to change if it is not as it should be.
+
+    `ok` is None if it cannot be told from outside, or does not apply.
+    """
+
+    name: str
+    ok: bool | None
+    seen: str
+    advice: str = ""
+
+
+def say(key: str, **values: object) -> Finding:
+    """One of the findings of the template, with its values."""
+    mark, _, text = advise(key, **values).partition(" ")
+    name, seen, *advice = text.split("\n")
+    return Finding(name, MARKS[mark], seen, "\n".join(advice))
+
+
+def advise(key: str, **values: object) -> str:
+    """One of the texts of the template, with its values."""
+    return re.sub(r"<([a-z]+)>", lambda name: str(values[name[1]]), _texts()[key])
+
+
+@functools.cache
+def _texts() -> dict[str, str]:
+    text = (TEMPLATES / "check.txt").read_text("utf-8")
+    return {key: said.strip() for key, said in re.findall(r"^\[(.+)\](.*(?:\n.+)*)", text, re.MULTILINE)}
