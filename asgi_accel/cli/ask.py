@@ -92,26 +92,22 @@ class Site:
     def __init__(
         self, url: str, headers: Sequence[tuple[str, str]] = (), *, timeout: float = 30, ca: str | None = None
     ) -> None:
-        self.timeout = timeout
+        self.given, self.timeout = headers, timeout
         self.deadline = time.monotonic() + timeout
-        no_url = f"{url!r} is no URL to ask: give one like https://www.example/reports/7"
-        if re.search(r"[\x00-\x1f\x7f]", url):  # urlsplit leaves some out without a word
-            raise CannotLook(f"{no_url}, without control characters")
+        shown = re.sub("//[^/]*@", "//...@", url)  # without a password
+        no_url = CannotLook(f"{shown!r} is no URL to ask: give one like https://www.example/reports/7")
         try:
             parts = urlsplit(url)
             self.port = parts.port or {"http": 80, "https": 443}[parts.scheme]
             name = parts.hostname or ""
             self.host = name if ":" in name else name.encode("idna").decode()
-        except KeyError:
-            raise CannotLook(no_url) from None
-        except ValueError as exc:
-            raise CannotLook(f"{no_url} ({exc})") from None
-        if parts.username is not None:  # the message leaves the password out
-            raise CannotLook(
-                "the URL has a user name in it: leave it out, and give --header 'Authorization: Basic ...'"
-            )
-        if not re.fullmatch(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", self.host):
-            raise CannotLook(no_url)
+        except (KeyError, ValueError):
+            raise no_url from None
+        if "@" in parts.netloc:
+            raise CannotLook(f"{shown!r} has a user name in it: give --header 'Authorization: Basic ...' in its place")
+        # urlsplit leaves some control characters out without a word.
+        if not re.fullmatch(r"[0-9A-Za-z._-]+|[0-9A-Fa-f:.]+", self.host) or re.search(r"[\x00-\x1f\x7f]", url):
+            raise no_url
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         self.target = quote(os.fsencode(target), safe="/%:@!$&'()*+,;=~?")
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -145,17 +141,16 @@ class Site:
                 return Answer(status, _joined(response.getheaders()), response.read(LONGEST_BODY))
         except TimeoutError:
             raise OutOfTime(f"{self.host} has not answered all in {self.timeout:g} seconds (--timeout)") from None
-        except ssl.SSLCertVerificationError as exc:
-            raise CannotLook(
-                f"{self.host}: {exc.verify_message}. If another server block answers, its certificate is for another "
-                "name; if the authority is your own, give its certificate: --ca FILE"
-            ) from exc
-        except http.client.BadStatusLine as exc:
-            gone = isinstance(exc, http.client.RemoteDisconnected)
-            what = "the connection was closed without an answer" if gone else f"this is no HTTP: {str(exc)[:100]!r}"
-            raise CannotLook(f"{method} {target} of {self.host}: {what}") from exc
         except (OSError, http.client.HTTPException, ValueError) as exc:
-            raise CannotLook(f"{method} {target} of {self.host}: {exc or type(exc).__name__}") from exc
+            what = f"{exc or type(exc).__name__}"
+            if isinstance(exc, ssl.SSLCertVerificationError):
+                what = (
+                    f"{exc.verify_message}. If another server block answers, its certificate is for another name. "
+                    "If the authority is your own, give its certificate: --ca FILE"
+                )
+            elif isinstance(exc, http.client.BadStatusLine) and not isinstance(exc, ConnectionError):
+                what = f"this is no HTTP: {what[:100]!r}"
+            raise CannotLook(f"{method} {target} of {self.host}: {what}") from exc
 
     def left(self) -> float:
         """Seconds that are left; raises TimeoutError if there are none."""

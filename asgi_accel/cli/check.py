@@ -8,7 +8,7 @@ import math
 import re
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 
 from asgi_accel.cli.app import add_app, given_app
@@ -29,30 +29,19 @@ OF_THE_SENDER = re.compile(
 OF_THE_SITE = {name.lower() for name in BROUGHT_BACK} - {"content-language", "link", "repr-digest", "sourcemap"}
 
 
-def check(
-    url: str,
-    mapping: PathMap | None = None,
-    headers: Sequence[tuple[str, str]] = (),
-    *,
-    timeout: float = 30,
-    ca: str | None = None,
-) -> Iterator[Finding]:
+def check(site: Site, mapping: PathMap | None = None) -> Iterator[Finding]:
     """Ask a site for a file that its app serves, and tell what comes.
 
     Args:
-        url: The URL of the file, on the proxy.
+        site: The URL of the file, on the proxy, and how to ask for it.
         mapping: The map that the app uses, if the internal locations shall be looked at, too.
-        headers: What else to send, such as a login cookie.
-        timeout: Seconds for all requests together.
-        ca: A file with the certificate of an authority that counts, too.
 
     Raises:
-        CannotLook: The URL is none, the site does not answer, or the time is over.
+        CannotLook: The site does not answer, or the time is over.
     """
-    site = Site(url, headers, timeout=timeout, ca=ca)
-    origin = [] if any(name.lower() == "origin" for name, _ in headers) else [("Origin", ORIGIN)]
-    let_in = any(name.lower() not in ("host", "origin") for name, _ in headers)
-    look = Look(site, mapping, origin, let_in)
+    given = {name.lower() for name, _ in site.given}
+    origin = [] if "origin" in given else [("Origin", ORIGIN)]
+    look = Look(site, mapping, origin, bool(given - {"host", "origin"}))
     looks: list[tuple[str, Callable[[Look], Iterable[Finding]]]] = [("who sends the file", lambda _: [who_sends(look)])]
     if look.got.status == 200 and not look.got.is_empty:
         looks += [
@@ -180,25 +169,15 @@ def _internal_locations(look: Look) -> Iterator[Finding]:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="a file that the app serves, as clients ask the proxy for it")
+    add = parser.add_argument
+    add("url", metavar="URL", help="a file that the app serves, as clients ask the proxy for it")
     add_app(parser, required=False)
-    parser.add_argument(
-        "--header",
-        metavar="'NAME: VALUE'",
-        action="append",
-        default=[],
-        type=_header,
-        help="a header to send, such as a login cookie; may be repeated",
-    )
-    parser.add_argument("--ca", metavar="FILE", help="the certificate of an authority of your own, for https")
-    parser.add_argument(
-        "--timeout",
-        metavar="SECONDS",
-        type=_seconds,
-        default=30,
-        help="for all requests together (default: %(default)s)",
-    )
-    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    text = "a header to send, such as a login cookie; may be repeated"
+    add("--header", metavar="'NAME: VALUE'", action="append", default=[], type=_header, help=text)
+    add("--ca", metavar="FILE", help="the certificate of an authority of your own, for https")
+    text = "for all requests together (default: %(default)s)"
+    add("--timeout", metavar="SECONDS", type=_seconds, default=30, help=text)
+    add("--json", action="store_true", help="print the findings as JSON")
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -222,11 +201,11 @@ def run(given: argparse.Namespace) -> int:
     """Print what is found; return 1 if something is wrong, 2 if the site cannot be asked."""
     found = given_app(given)
     mapping = None if found is None else found.mapping
-    findings: list[Finding] = []
+    findings: list[Finding] = []  # those before the time was over, too
     reason = ""
     try:
-        for finding in check(given.url, mapping, given.header, timeout=given.timeout, ca=given.ca):
-            findings.append(finding)
+        site = Site(given.url, given.header, timeout=given.timeout, ca=given.ca)
+        findings.extend(check(site, mapping))
     except CannotLook as exc:
         reason = f"asgi-accel check: {_printable(str(exc))}\n"
     if given.json and (findings or not reason):
