@@ -368,6 +368,21 @@ class TestSites:
 class TestCommand:
     """The command itself."""
 
+    def test_app(
+        self, sites: Sites, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The mapping comes from the app, too."""
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "app_to_check.py").write_text(
+            "from asgi_accel import AccelMiddleware\n"
+            "from starlette.applications import Starlette\n"
+            f"app = AccelMiddleware(Starlette(), mapping={sites.mapping!r})\n"
+        )
+        status, found = run(capsys, sites.url("no slash"), "--app", "app_to_check:app")
+        assert status == 1
+        assert found["out of /download/"][0] is False
+
     def test_text(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """There is a line for each finding, and what to change below it."""
         assert main(["check", sites.url("no offer")]) == 1
