@@ -1,12 +1,16 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint unit lowest docs package bench faults pictures nginx proxies browser clean
+.PHONY: help demo test test-all lint unit lowest docs package lock bench faults pictures nginx proxies browser clean FORCE
 
 PYTHON ?= python3
 PORT ?= 8080
 BIN := .venv/bin
-# The lowest Starlette that pyproject.toml allows, and the lowest FastAPI that takes it.
-LOWEST := starlette==0.47.0 fastapi==0.116.1
+# The lowest Starlette and anyio that pyproject.toml allows, and the lowest FastAPI that takes them.
+LOWEST := starlette==0.47.0 fastapi==0.116.1 anyio==4.1.0
+# Of all else, each environment has the versions of constraints/tools.txt. What users bring has a file of its own, since
+# it is also tested in its lowest and its newest versions.
+LOCKED := --constraint constraints/tools.txt --build-constraint constraints/tools.txt
+USERS := ^\(anyio\|fastapi\|starlette\)==
 
 help:
 	@echo "make demo      the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
@@ -15,23 +19,29 @@ help:
 	@echo "make docs      the documentation as a site, in site/ (a dead link fails it)"
 	@echo "make bench     every way to send a file, measured: benchmarks/results.md (7 minutes)"
 	@echo "make faults    what clients and the app are left with when something goes wrong (ONLY= picks sections)"
+	@echo "make lock      the newest versions of all that the tests use, written to constraints/"
+	@echo "PYTHON=python3.12 picks another Python: the environments are made anew with it"
 
 demo: nginx .venv-demo/.installed
 	@PORT=$(PORT) .venv-demo/bin/python examples/fastapi_app/demo.py
 
 test: lint unit lowest docs package
 
+# Newer than the environment if that has to be made anew, since PYTHON is another one.
+%/.python: FORCE
+	@tools/same_python $(PYTHON) $(@D)
+
 # The example needs little, and who wants to see it first should not wait for all that the tests need.
-.venv-demo/.installed: pyproject.toml tools/make_venv
-	tools/make_venv $(PYTHON) .venv-demo --editable . --group example
+.venv-demo/.installed: pyproject.toml constraints/tools.txt tools/make_venv .venv-demo/.python
+	tools/make_venv $(PYTHON) .venv-demo --editable . --group example $(LOCKED) --constraint constraints/users.txt
 	@touch $@
 
-.venv/.installed: pyproject.toml tools/make_venv
-	tools/make_venv $(PYTHON) .venv --editable . --group dev
+.venv/.installed: pyproject.toml constraints/tools.txt tools/make_venv .venv/.python
+	tools/make_venv $(PYTHON) .venv --editable . --group dev $(LOCKED) --constraint constraints/users.txt
 	@touch $@
 
-.venv-lowest/.installed: pyproject.toml tools/make_venv
-	tools/make_venv $(PYTHON) .venv-lowest --editable . --group test $(LOWEST)
+.venv-lowest/.installed: pyproject.toml constraints/tools.txt tools/make_venv .venv-lowest/.python
+	tools/make_venv $(PYTHON) .venv-lowest --editable . --group test $(LOCKED) $(LOWEST)
 	@touch $@
 
 nginx:
@@ -50,6 +60,7 @@ lint: .venv/.installed
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/python tools/check_types.py
 
 unit: proxies browser .venv/.installed
 	$(BIN)/coverage run -m pytest
@@ -68,12 +79,20 @@ package: .venv/.installed
 test-all: proxies .venv/.installed
 	$(BIN)/python tools/test_all.py $(LOWEST)
 
+# For each Python and system at once. A package that is not in the files yet is installed in its newest version.
+lock: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group lock
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --group dev --group bench \
+		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file .venv/lock.txt
+	(echo "# Written by make lock."; grep -v '$(USERS)' .venv/lock.txt) >constraints/tools.txt
+	(echo "# Written by make lock."; grep '$(USERS)' .venv/lock.txt) >constraints/users.txt
+
 bench: nginx .venv/.installed .venv/.bench
 	@tools/install wrk=wrk puma=puma
 	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/throughput/run.py
 
 .venv/.bench: .venv/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench $(LOCKED)
 	@touch $@
 
 faults: nginx .venv/.installed

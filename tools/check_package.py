@@ -5,23 +5,28 @@ Run by `make package`.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
 import tempfile
 import venv
 import zipfile
+from html import unescape
+from html.parser import HTMLParser
 from pathlib import Path
 
+from readme_renderer import markdown
+
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {
-    path.relative_to(ROOT).as_posix()
-    for pattern in ("*.py", "*.conf", "py.typed")
-    for path in (ROOT / "asgi_accel").rglob(pattern)
-}
+MODULES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asgi_accel").rglob("*.py")} | {"asgi_accel/py.typed"}
 IN_SDIST = {"LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"}
+NEEDS = [
+    "Requires-Dist: anyio>=4.1.0",
+    "Requires-Dist: starlette>=0.47.0",
+]  # `make lowest` tests with these
 USE = """
-import asyncio, os
+import asyncio, os, pathlib
 import asgi_accel
 from starlette.responses import FileResponse
 
@@ -40,7 +45,7 @@ async def ask(*headers):
 headers, body = asyncio.run(ask((b"x-accel-mapping", str(mapping).encode())))
 assert headers[b"x-accel-redirect"] == b"/download/__init__.py" and body == b""
 headers, body = asyncio.run(ask())
-assert b"x-accel-redirect" not in headers and body == open(file, "rb").read()
+assert b"x-accel-redirect" not in headers and body == pathlib.Path(file).read_bytes()
 response = asgi_accel.AccelRedirectResponse("/download/100%.txt", filename="a.txt")
 assert response.headers["x-accel-redirect"] == "/download/100%25.txt"
 print("installed in an empty environment, and used:", file)
@@ -49,6 +54,38 @@ print("installed in an empty environment, and used:", file)
 
 def run(*command: str | Path) -> None:
     subprocess.run(command, check=True)
+
+
+class Page(HTMLParser):
+    """The links and pictures of a page, and the headings that a link can lead to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.links: set[str] = set()
+        self.headings: set[str] = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.links |= {found[name] for name in ("href", "src") if name in found}
+        self.headings |= {f"#{found['id']}"} if "id" in found else set()
+
+
+def check_page(description: str) -> None:
+    """See that the package's page on an index has no dead link, and each picture of the README or what it shows."""
+    html = markdown.render(description)
+    assert html is not None, "the index would show no page"
+    page = Page(html)
+    dead = {link for link in page.links - page.headings if not re.match(r"https?://[^/]", link)}
+    assert not dead, dead
+    readme = (ROOT / "README.md").read_text()
+    pictures = re.findall(r'<img\b[^>]*\balt="([^"]*)"|!\[([^]]*)\]\(', readme)
+    assert len(pictures) == len(re.findall(r"<img\b|!\[", readme)), "a picture of the README has no alt text"
+    text = " ".join(unescape(re.sub(r"<[^>]*>", "", html)).split())
+    for alt in ("".join(found) for found in pictures):
+        assert " ".join(alt.split()) in text or f'alt="{alt}"' in html, f"the page lacks the picture {alt!r}"
+    assert "](" not in text, text
+    assert "<picture" not in description
 
 
 def main() -> None:
@@ -65,9 +102,14 @@ def build(folder: Path) -> None:
         assert held == MODULES, held ^ MODULES
         (license_file,) = (name for name in archive.namelist() if name.endswith("licenses/LICENSE"))
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
-        needs = [line for line in archive.read(metadata).decode().splitlines() if line.startswith("Requires-Dist")]
-        assert needs == ["Requires-Dist: starlette>=0.47.0"], needs
+        headers, _, description = archive.read(metadata).decode().partition("\n\n")
+        lines = headers.splitlines()
+        needs = [line for line in lines if line.startswith("Requires-Dist") and "extra ==" not in line]
+        assert needs == NEEDS, needs
+        assert "License-Expression: BSD-3-Clause" in lines, headers
+        assert "Author: The asgi-accel developers" in lines, headers
         assert b"BSD 3-Clause" in archive.read(license_file)
+        check_page(description)
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
         assert names >= MODULES | IN_SDIST, (MODULES | IN_SDIST) - names
@@ -78,6 +120,7 @@ def build(folder: Path) -> None:
     python = folder / "empty" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
     run(python, "-I", "-W", "error", "-c", USE)
+    run(folder / "empty" / "bin" / "asgi-accel", "--version")
     run(
         folder / "empty" / "bin" / "asgi-accel",
         "nginx",

@@ -1,15 +1,26 @@
-"""How users call the package; checked by mypy --strict, not run."""
+"""How users call the package. Four type checkers must accept all of it (tools/check_types.py). It is not run."""
 
 import os
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
+import hypercorn.asyncio
+import hypercorn.config
+import hypercorn.typing
+import uvicorn
+from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable
+from asgiref.typing import Scope as AsgirefScope
 from fastapi import FastAPI
+from litestar import Litestar
+from litestar.middleware import DefineMiddleware
+from litestar.types import ASGIApp as LitestarApp
+from quart import Quart
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp
+from starlette.responses import FileResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
@@ -70,7 +81,47 @@ async def by_response() -> AccelRedirectResponse:
     return AccelRedirectResponse("/download/b.txt")
 
 
-AccelRedirectResponse("/a", limit_rate="1")  # type: ignore[arg-type]
-AccelRedirectResponse("/a", mapping={"/a": "/b"})  # type: ignore[arg-type]
-PathMap({"/a": 1})  # type: ignore[arg-type]
-AccelMiddleware(api, secret=b"x")  # type: ignore[arg-type]
+async def plain(scope: Scope, receive: Receive, send: Send) -> None:
+    await FileResponse("/mnt/storage/a.txt")(scope, receive, send)
+
+
+async def by_asgiref(scope: AsgirefScope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def untyped(scope, receive, send):  # type: ignore[no-untyped-def]
+    await send({"type": "http.response.body"})
+
+
+# Apps of any framework, by its own types.
+AccelMiddleware(plain, mapping)
+AccelMiddleware(by_asgiref, mapping)
+AccelMiddleware(untyped, mapping)
+AccelMiddleware(Response("an app, too"), mapping)
+AccelMiddleware(AccelMiddleware(api, mapping), mapping)
+
+quart = Quart(__name__)
+AccelMiddleware(quart, mapping)
+AccelMiddleware(quart.asgi_app, mapping)
+quart.asgi_app = AccelMiddleware(quart.asgi_app, mapping)  # type: ignore[method-assign]
+
+litestar = Litestar([], middleware=[DefineMiddleware(AccelMiddleware, mapping=mapping)])
+AccelMiddleware(litestar, mapping)
+
+
+def in_litestar(app: LitestarApp) -> LitestarApp:
+    return AccelMiddleware(app, mapping)
+
+
+Litestar([], middleware=[in_litestar])
+
+
+def in_asgiref(app: ASGI3Application) -> ASGI3Application:
+    return AccelMiddleware(app, mapping)
+
+
+async def in_hypercorn(app: hypercorn.typing.ASGIFramework) -> None:
+    await hypercorn.asyncio.serve(AccelMiddleware(app, mapping), hypercorn.config.Config())
+
+
+uvicorn.run(AccelMiddleware(api, mapping))
