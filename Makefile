@@ -82,7 +82,7 @@ test-all: proxies .venv/.installed
 # For each Python and system at once. A package that is not in the files yet is installed in its newest version.
 lock: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group lock
-	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --group dev --group bench \
+	$(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.10 --group dev --group bench --all-extras \
 		--no-header --no-annotate --no-emit-index-url --no-emit-find-links pyproject.toml --output-file .venv/lock.txt
 	(echo "# Written by make lock."; grep -v '$(USERS)' .venv/lock.txt) >constraints/tools.txt
 	(echo "# Written by make lock."; grep '$(USERS)' .venv/lock.txt) >constraints/users.txt

@@ -86,8 +86,17 @@ class TestVersion:
     """The version stands in pyproject.toml; nothing else disagrees."""
 
     def test_changelog(self) -> None:
-        """The newest release in the changelog is the version of the package, with a date."""
-        newest = re.search(r"^## (\d+\.\d+\.\d+) - \d{4}-\d{2}-\d{2}$", (ROOT / "CHANGELOG.md").read_text(), re.M)
-        assert newest is not None
-        assert newest[1] == version("asgi-accel")
-        assert f'version = "{newest[1]}"' in (ROOT / "pyproject.toml").read_text()
+        """A release has its version and date on top of the changelog. What is not released yet says so in both."""
+        here = version("asgi-accel")
+        assert f'\nversion = "{here}"\n' in (ROOT / "pyproject.toml").read_text()
+        headings = re.findall(r"^## (.+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+        releases = [re.fullmatch(r"(\d+\.\d+\.\d+) - \d{4}-\d{2}-\d{2}", heading) for heading in headings]
+        versions = [tuple(map(int, release[1].split("."))) for release in releases if release]
+        assert versions == sorted(set(versions), reverse=True)
+        next_version = re.fullmatch(r"(\d+\.\d+\.\d+)\.dev0", here)
+        if next_version:
+            assert headings[0] == "Unreleased"
+            assert tuple(map(int, next_version[1].split("."))) > versions[0]
+        else:
+            assert headings[0].startswith(f"{here} - ")
+        assert len(versions) == len(headings) - (1 if next_version else 0), "a heading is no version with its date"

@@ -19,7 +19,8 @@ from pathlib import Path
 from readme_renderer import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = {path.relative_to(ROOT).as_posix() for path in (ROOT / "asgi_accel").rglob("*.py")} | {"asgi_accel/py.typed"}
+FILES = [path for path in (ROOT / "asgi_accel").rglob("*") if path.is_file() and path.suffix != ".pyc"]
+MODULES = {path.relative_to(ROOT).as_posix() for path in FILES}
 IN_SDIST = {"LICENSE", "README.md", "CHANGELOG.md", "SECURITY.md", "CONTRIBUTING.md", "Makefile", "pyproject.toml"}
 NEEDS = [
     "Requires-Dist: anyio>=4.1.0",
@@ -100,6 +101,7 @@ def build(folder: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if ".dist-info/" not in name}
         assert held == MODULES, held ^ MODULES
+        assert "asgi_accel/py.typed" in held
         (license_file,) = (name for name in archive.namelist() if name.endswith("licenses/LICENSE"))
         (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
         headers, _, description = archive.read(metadata).decode().partition("\n\n")

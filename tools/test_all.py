@@ -1,4 +1,4 @@
-"""Run the tests with each Python, with the lowest and the newest Starlette and FastAPI, and with newer nginx.
+"""Run the tests with each Python, with the lowest and the newest Starlette, FastAPI and anyio, and with newer nginx.
 
 Run by `make test-all`, which gives the requirements of the lowest ones. What is not installed is named and left out.
 """
@@ -15,9 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
+# Of the tools alone: what users bring is in its newest or its lowest version.
+LOCKED = ["--constraint", "constraints/tools.txt", "--build-constraint", "constraints/tools.txt"]
 SUITES = ["trixie", "forky"]  # of Debian, for their nginx
-VERSIONS = "import fastapi, starlette; print('Starlette', starlette.__version__, 'FastAPI', fastapi.__version__)"
+PACKAGES = ("starlette", "fastapi", "anyio")
+VERSIONS = f"from importlib.metadata import version as v; print(*(f'{{n}} {{v(n)}}' for n in {PACKAGES}), sep=', ')"
 
 
 def find_python(version: str) -> str | None:
@@ -55,7 +58,7 @@ def run_all(lowest: list[str]) -> Iterator[str]:
             continue
         for kind, requirements in (("lowest", lowest), ("newest", [])):
             venv = ROOT / ".venvs" / f"{version}-{kind}"
-            install = ["--upgrade", "--editable", ".", "--group", "test", *requirements]
+            install = ["--upgrade", "--editable", ".", "--group", "test", *LOCKED, *requirements]
             subprocess.run([ROOT / "tools" / "make_venv", found, venv, *install], cwd=ROOT, check=True)
             yield run_tests(f"Python {version}, {kind}", venv / "bin" / "python")
     for suite in SUITES:
