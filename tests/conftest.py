@@ -31,6 +31,12 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path)
 
 
+@pytest.fixture
+def tmp_path(folder: Path) -> Path:
+    """A folder of the test's own there, too: TMPDIR may have a blank, or be too long for a unix socket."""
+    return Path(tempfile.mkdtemp(dir=folder))
+
+
 def need_nginx() -> None:
     """Skip a test where there is no nginx; in CI, fail it."""
     _need(nginx_binary(), "there is no nginx: apt-get install nginx-light (Debian), brew install nginx (macOS)")

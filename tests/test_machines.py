@@ -1,0 +1,74 @@
+"""Machines that are not Linux, simulated by odd_machine.py: the middleware's tests pass, and the command starts."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
+# Modules that Windows has not got.
+POSIX = {
+    "_posixsubprocess",
+    "crypt",
+    "fcntl",
+    "grp",
+    "posix",
+    "pty",
+    "pwd",
+    "readline",
+    "resource",
+    "syslog",
+    "termios",
+    "tty",
+}
+
+
+def run(*arguments: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(ROOT)])}
+    environment.pop("COVERAGE_PROCESS_START", None)
+    result = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_middleware() -> None:
+    """Files go out as on Linux, those that a background task deletes included. Windows has no pipes with names."""
+    tests = ["test_middleware.py", "test_deleted.py", "test_offer.py", "test_responses.py"]
+    files = [str(TESTS / name) for name in tests]
+    answer = run("-m", "pytest", "-q", "-p", "odd_machine", "-p", "no:cacheprovider", "-k", "not pipe", *files)
+    assert " passed" in answer
+
+
+# pytest itself could not do without these names.
+COMMAND = "import odd_machine; odd_machine.remove(odd_machine.PROCESSES); from asgi_accel.cli import main; "
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+def test_command(proxy: str) -> None:
+    """The command prints what it prints on Linux."""
+    arguments = [proxy, "--mapping", "/mnt/storage/=/download/", "--upstream", "127.0.0.1:8000"]
+    code = f"{COMMAND} raise SystemExit(main({arguments!r}))"
+    assert run("-c", code) == run("-m", "asgi_accel", *arguments)
+
+
+@pytest.mark.parametrize("help_of", [[], ["nginx"], ["caddy"], ["check"]])
+def test_help(help_of: list[str]) -> None:
+    code = f"{COMMAND} raise SystemExit(main({[*help_of, '--help']!r}))"
+    assert "usage: asgi-accel" in run("-c", code)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "asgi_accel").rglob("*.py")), ids=lambda path: path.stem)
+def test_imports(path: Path) -> None:
+    """No module needs what Windows lacks as soon as it is imported."""
+    body = ast.parse(path.read_bytes()).body
+    names = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
+    assert not {name.partition(".")[0] for name in names} & POSIX
