@@ -166,10 +166,12 @@ def test_printed_configuration(capsysbinary: pytest.CaptureFixture[bytes]) -> No
 
 def test_lowest_versions_are_told_alike() -> None:
     """The README, the Makefile and pyproject.toml name the same lowest versions."""
-    needs = re.search(r'dependencies = \["starlette>=([\d.]+)"\]', (ROOT / "pyproject.toml").read_text())
+    project = (ROOT / "pyproject.toml").read_text()
+    needs = re.search(r'^dependencies = \["starlette>=([\d.]+)", "anyio>=([\d.]+)"\]', project, re.MULTILINE)
     assert needs is not None
     makefile = (ROOT / "Makefile").read_text()
     assert f"starlette=={needs[1]} " in makefile
+    assert f"anyio=={needs[2]}\n" in makefile
     fastapi = re.search(r"fastapi==([\d.]+)", makefile)
     assert fastapi is not None
     readme = (ROOT / "README.md").read_text()
