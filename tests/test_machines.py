@@ -70,7 +70,9 @@ def test_help() -> None:
 
 def test_imports() -> None:
     """Nothing that the command loads, until it is told to run an app, imports what Windows lacks."""
-    loaded = "import sys; print(*(module.__file__ for name, module in sys.modules.items() if 'asgi_accel' in name), sep='\\n')"
+    loaded = (
+        "import sys; print(*(sys.modules[name].__file__ for name in sys.modules if 'asgi_accel' in name), sep='\\n')"
+    )
     files = [Path(name) for name in run("-c", COMMAND + loaded).splitlines()]
     assert {ROOT / "asgi_accel" / "wait.py", ROOT / "asgi_accel" / "cli" / "check.py"} <= set(files)
     for path in files:
