@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import subprocess
@@ -19,6 +20,7 @@ import httpx
 import pytest
 from conftest import need_nginx
 from servers import DEADLINE, UVICORN, Nginx, asgi_server, client, free_port
+from test_docs import blocks
 
 from asgi_accel import PathMap
 from asgi_accel.cli import main
@@ -90,6 +92,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_any(self) -> None:
+        self.server.version = self.request_version
         length = int(self.headers.get("content-length", "0"))
         self.server.asked.append((self.command, self.path, dict(self.headers.items()), self.rfile.read(length)))
         kind, _, rest = self.path.partition("?")[0].removeprefix("/archives/").partition("/")
@@ -105,6 +108,8 @@ class _Handler(BaseHTTPRequestHandler):
             body = body[2:5]
         self.send_response(status, "Of the storage")
         for name, value in HOSTILE.items():
+            if kind == "plain" and name != "Cache-Control":  # what a cache may keep
+                continue
             if not self.path.startswith("/bad/") or name == "X-Accel-Redirect":  # it alone, where nginx heeds them all
                 self.send_header(name, value)
         self.send_header("ETag", '"of-the-object-38"')
@@ -138,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     sent = 0
+    version = ""
 
     def __init__(self, context: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -313,6 +319,7 @@ class TestGoesOut:
         site.get("/stored/the-key", headers=client_says)
         ((method, path, sent, body),) = storage.asked
         assert (method, path, body) == ("GET", "/archives/the-key?signature=s3cret", b"")
+        assert storage.version == "HTTP/1.1"
         assert {name.lower() for name in sent} <= MAY_SEND
         assert sent["Host"] == f"127.0.0.1:{storage.server_port}"
         assert (sent["Range"], sent["If-Range"]) == ("bytes=2-4", '"of-the-object-38"')
@@ -345,6 +352,27 @@ class TestGoesOut:
                 assert response.content == BODY
         assert [unquote(path) for _, path, _, _ in storage.asked] == [f"/archives/{key}" for key in keys]
         assert {sent["Host"] for *_, sent, _ in storage.asked} == {f"{host}:{storage.server_port}"}
+
+
+@pytest.mark.parametrize("taken_out", [True, False])
+def test_cache(folder: Path, app: Path, storage: _Server, taken_out: bool) -> None:
+    """With the cache of docs/nginx.md, a part is not kept for the whole. With the lines for ranges left in, it is."""
+    (lines,) = (block for block in blocks("docs/nginx.md", "nginx") if block.startswith("proxy_cache objects;"))
+    home = Path(tempfile.mkdtemp(dir=folder))
+    home.chmod(0o755)
+    storages = Storages([Storage.parse(f"/bucket/=http://127.0.0.1:{storage.server_port}/archives/")])
+    where = f"unix:{home}/site.sock"
+    text = nginx(PathMap({app: "/download"}), f"unix:{folder}/stored.sock", listen=where, storages=storages)
+    if taken_out:
+        text = re.sub(r"proxy_set_header (Range|If-).*;", "", text)
+    text = text.replace("proxy_method GET;", f"proxy_method GET; {lines}")
+    cache = f"proxy_cache_path {home}/objects keys_zone=objects:1m;\n"
+    with Nginx(home, cache + text, home / "site.sock"), client(home / "site.sock") as asked:
+        part = asked.get("/stored/plain", headers={"Range": "bytes=2-4"})
+        assert (part.status_code, part.content) == (206, BODY[2:5])
+        whole = asked.get("/stored/plain", params={"query": "signature=another"})
+    assert (whole.content == BODY) is taken_out
+    assert len(storage.asked) == 1
 
 
 class TestFails:

@@ -78,7 +78,6 @@ class Storages:
             prefix=location_prefix(storage.prefix),
             own="".join(f"        set {own[name]} {value};\n" for name, value in back.items()),
             where=self._where(storage, address),
-            host=address,
             tls=fill("nginx-tls.conf", ca=ca, name=storage.host) if storage.scheme == "https" else "",
             hidden="".join(f"        proxy_hide_header {header_name(name)};\n" for name in self.hidden),
             back="".join(f"        add_header {name} {value} always;\n" for name, value in own.items()),
