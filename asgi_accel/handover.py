@@ -37,7 +37,7 @@ class Handover:
         self._receive = receive
         self._send = send
         self._first = dict(scope)  # before the app has noted anything in it
-        self.view = Extensions(scope, b"range" in names)
+        self.view: Extensions = Extensions(scope, b"range" in names)
 
     async def _send_file(self, path: str, headers: Headers) -> None:
         """Redirect a file, or leave it to the app; `headers` are those of its response, names in lower case."""

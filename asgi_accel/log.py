@@ -6,7 +6,7 @@ is shown by ``%.200r``: one short line, whatever it holds (CVE-2025-27111).
 
 import logging
 
-logger = logging.getLogger("asgi_accel")
+logger: logging.Logger = logging.getLogger("asgi_accel")
 
 NO_OFFER = "a request came through a proxy (it has %s), but the app sends its files itself: %s. To change that, "
 NGINX_NEEDS = NO_OFFER + "its location needs: proxy_set_header X-Accel-Mapping %.1000r;"

@@ -82,7 +82,7 @@ class Offer:
     def __init__(
         self, mapping: PathMap | None, always: bool, trust: bool, secret: str | None, sendfile_type: str, hold: float
     ) -> None:
-        self.sendfile_type = sendfile_type.lower().encode()
+        self.sendfile_type: bytes = sendfile_type.lower().encode()
         if self.sendfile_type not in NEEDS:
             raise ValueError(f"sendfile_type={sendfile_type!r}: give X-Accel-Redirect (nginx) or X-Sendfile (Apache)")
         if mapping is None and not trust and secret is None:
@@ -95,13 +95,15 @@ class Offer:
             raise ValueError("trust_header=True and X-Sendfile let a client name any file: give mapping= or secret=")
         if secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
             raise ValueError(UNFIT)
-        self.mapping = mapping or PathMap()
+        self.mapping: PathMap = mapping or PathMap()
         self.hold = hold  # seconds that a redirect waits for the app, at most
-        self.secret = None if secret is None else secret.encode()
+        self.secret: bytes | None = None if secret is None else secret.encode()
         self._said: set[str] = set()
         self._advice = NEEDS[self.sendfile_type][secret is not None]
         # How the targets of the app's own redirects begin, if they stand for files.
-        self.targets = tuple(percent_encode(os.fsencode(uri)).encode() + b"/" for _, uri in self.mapping if uri != "/")
+        self.targets: tuple[bytes, ...] = tuple(
+            percent_encode(os.fsencode(uri)).encode() + b"/" for _, uri in self.mapping if uri != "/"
+        )
         self._always = Offered(self.mapping) if always else None
         self._limited = mapping is not None
         # What a header means is worked out once for each value. A client that sends many values pushes others out of

@@ -39,9 +39,9 @@ class Extensions(dict[str, Any]):
     def __init__(self, scope: Scope, has_range: bool) -> None:
         """Put this dict into the scope. The scope is not copied: what the app notes in it is for those outside, too."""
         self.server: dict[str, Any] = scope.get("extensions") or {}
-        self.asked = False  # by a file sender, and nothing has said otherwise since
-        self.known = False  # the app has heard of pathsend, by the question or in a copy
-        self.open = True  # until the response has started: a later question is answered as the server would
+        self.asked: bool = False  # by a file sender, and nothing has said otherwise since
+        self.known: bool = False  # the app has heard of pathsend, by the question or in a copy
+        self.open: bool = True  # until the response has started: a later question is answered as the server would
         self._scope = scope
         self._has_range = has_range
         self._headers: Headers = []

@@ -29,7 +29,7 @@ WATCHING, HOLDING, PASSING, TAKEN = range(4)
 class Redirecting(Handover):
     """The `send` of one request whose proxy offers to send files, and what to do when the app is done."""
 
-    stage = WATCHING
+    stage: int = WATCHING
 
     def send(self, message: Message) -> Awaitable[None]:
         stage, kind = self.stage, message["type"]

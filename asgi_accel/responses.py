@@ -82,7 +82,7 @@ class AccelRedirectResponse(Response):
             raise ValueError(f"fallback={fallback!r}: give a Response or an ASGI app")
         self.fallback = fallback
         if charset is not None:
-            self.charset = _token("charset", charset)
+            self.charset: str = _token("charset", charset)
         text = os.fspath(path)
         if media_type is None:
             # By the last component alone: `guess_type` takes URLs, so a name could be read as one, `data:text/html,x`.
@@ -113,7 +113,7 @@ class AccelRedirectResponse(Response):
                     await self.background()
                 return
             if scope[IN_SCOPE].varies:
-                self.raw_headers = add_vary(self.raw_headers)
+                self.raw_headers[:] = add_vary(self.raw_headers)
         await super().__call__(scope, receive, send)
 
 

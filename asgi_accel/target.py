@@ -18,7 +18,7 @@ LONGEST_URI = 2048  # bytes
 LONGEST_HEADERS = 3800
 # What the proxy has of its own, by the header that it takes. nginx sends its own `ETag` and `Last-Modified`, from the
 # file, Apache and lighttpd heed the app's; of `Accept-Ranges` the client would get both.
-FROM_THE_FILE = {
+FROM_THE_FILE: dict[bytes, frozenset[bytes]] = {
     REDIRECT: frozenset((b"content-length", b"accept-ranges", b"etag", b"last-modified", REDIRECT)),
     SENDFILE: frozenset((b"content-length", b"accept-ranges", SENDFILE, REDIRECT)),
 }

@@ -26,7 +26,7 @@ class OpenFile:
         """Open the file; an `OSError` says that the app cannot."""
         self.path = path
         self._descriptor = os.open(path, READ)
-        self.stat_result = os.fstat(self._descriptor)
+        self.stat_result: os.stat_result = os.fstat(self._descriptor)
 
     def __index__(self) -> int:
         """What `open` takes for a path: a descriptor of its own, which whoever opens the file closes."""
