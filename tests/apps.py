@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from fastapi import FastAPI
+from inner import LOSSY, SCOPE, ChangeScope
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -221,6 +222,16 @@ MAPPING = PathMap({FILES: "/download"})
 SECRET = "only the proxy knows"
 
 
+def with_inner(*outer: Middleware) -> list[Mount]:
+    """The app behind each middleware of `inner.py`, with others around that."""
+    inner = {name: Middleware(ChangeScope, change) for name, change in SCOPE.items()}
+    inner |= {name: Middleware(kind) for name, kind in LOSSY.items()}
+    return [
+        Mount(f"/{name}", Starlette(routes=[Route("/file", file)], middleware=[*outer, middleware]))
+        for name, middleware in inner.items()
+    ]
+
+
 def build_site() -> Starlette:
     accel = Middleware(AccelMiddleware, mapping=MAPPING)
     gzip = Middleware(GZipMiddleware)
@@ -237,6 +248,8 @@ def build_site() -> Starlette:
             Mount("/copied", build(FILES, accel, Middleware(PassOn), Middleware(CopyScope), Middleware(PassOn))),
             Mount("/gzip-inside", build(FILES, accel, gzip)),
             Mount("/gzip-outside", build(FILES, gzip, accel)),
+            Mount("/inner", routes=with_inner(accel)),
+            Mount("/inner-alone", routes=with_inner()),
             Mount("/cors", build(FILES, accel, Middleware(CORSMiddleware, allow_origins=["https://other.example"]))),
         ]
     )
