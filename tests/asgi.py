@@ -42,7 +42,7 @@ async def ask(
     query: bytes = b"",
     extensions: dict[str, Any] | None = None,
 ) -> Answer:
-    """Send one request to an app and collect its answer; the client stays until it has it."""
+    """Send one request to an app and collect its answer; the client leaves when it has it."""
     answer = Answer()
     answer.scope = {
         "type": "http",
@@ -61,16 +61,20 @@ async def ask(
     if extensions is not None:
         answer.scope["extensions"] = extensions
     requested = False
+    complete = anyio.Event()
 
     async def receive() -> Message:
         nonlocal requested
         if requested:
-            await anyio.sleep_forever()
+            await complete.wait()
+            return {"type": "http.disconnect"}
         requested = True
         return {"type": "http.request", "body": b"", "more_body": False}
 
     async def send(message: Message) -> None:
         answer.messages.append(message)
+        if message["type"] != "http.response.start" and not message.get("more_body", False):
+            complete.set()
 
     await app(answer.scope, receive, send)
     return answer

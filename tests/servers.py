@@ -36,11 +36,18 @@ def caddy_binaries() -> dict[str, str | None]:
 Place = Path | int  # a unix socket, or a port of this machine
 
 
+_given: set[int] = set()
+
+
 def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
+    """A port that is free, and that nobody here has been given before: its server may not have started yet."""
+    while True:
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            port: int = listener.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
 
 
 class Process:
@@ -99,10 +106,12 @@ KEEP_ALIVE = "75"
 
 UVICORN = ("uvicorn", "--log-level", "warning", "--timeout-keep-alive", KEEP_ALIVE)
 HYPERCORN = ("hypercorn", "--keep-alive", KEEP_ALIVE)
+ANYCORN = ("anycorn", "--keep-alive", KEEP_ALIVE)
 GRANIAN = ("granian", "--interface", "asgi")
 BIND = {
     "uvicorn": (["--uds", "{}"], ["--port", "{}"]),
     "hypercorn": (["--bind", "unix:{}"], ["--bind", "127.0.0.1:{}"]),
+    "anycorn": (["--bind", "unix:{}"], ["--bind", "127.0.0.1:{}"]),
     "granian": (["--uds", "{}"], ["--port", "{}"]),
 }
 
