@@ -8,6 +8,7 @@ import runpy
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -99,9 +100,10 @@ class TestDocuments:
             (tmp_path / name).write_text(code)
             importlib.import_module(name.removesuffix(".py"))
             monkeypatch.delitem(sys.modules, name.removesuffix(".py"))
-        names: dict[str, object] = {}
+        page = types.ModuleType("page")  # Litestar looks for a handler's types in its module
+        monkeypatch.setitem(sys.modules, page.__name__, page)
         for block in blocks(document, "python"):
-            exec(compile(block.replace("/mnt/", f"{tmp_path}/mnt/"), document, "exec"), names)
+            exec(compile(block.replace("/mnt/", f"{tmp_path}/mnt/"), f"<{document}>", "exec"), vars(page))
 
     def test_commands(self, document: str) -> None:
         """Each command is one that there is."""

@@ -8,13 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import need_nginx
-from servers import GRANIAN, HYPERCORN, UVICORN, Nginx, asgi_server, client
+from servers import ANYCORN, GRANIAN, HYPERCORN, UVICORN, Nginx, asgi_server, client
 from test_nginx import TEXT, sent_by_nginx, url
 
 SERVERS = {
     "uvicorn-h11": (*UVICORN, "--http", "h11"),
     "uvicorn-httptools": (*UVICORN, "--http", "httptools"),
     "hypercorn": HYPERCORN,
+    "anycorn": ANYCORN,  # offers pathsend and zerocopysend itself
     "granian": GRANIAN,
 }
 
