@@ -1,6 +1,6 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint unit lowest docs package lock bench faults pictures nginx proxies browser clean FORCE
+.PHONY: help demo test test-all lint unit suites mutants lowest docs package lock bench faults pictures nginx proxies browser clean FORCE
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -25,7 +25,7 @@ help:
 demo: nginx .venv-demo/.installed
 	@PORT=$(PORT) .venv-demo/bin/python examples/fastapi_app/demo.py
 
-test: lint unit lowest docs package
+test: lint unit suites lowest docs package
 
 # Newer than the environment if that has to be made anew, since PYTHON is another one.
 %/.python: FORCE
@@ -66,6 +66,14 @@ unit: proxies browser .venv/.installed
 	$(BIN)/coverage run -m pytest
 	$(BIN)/coverage report
 
+# Starlette's own tests, with the middleware around each app. FastAPI's are in `make test-all`.
+suites: nginx .venv/.installed
+	$(BIN)/python tests/suites/run_suites.py starlette
+
+# Breaks the core in one small way at a time, and names what no in-process test notices.
+mutants: .venv/.installed
+	$(BIN)/python tools/mutate.py $(ONLY)
+
 lowest: proxies .venv-lowest/.installed
 	.venv-lowest/bin/python -m pytest --quiet --ignore tests/test_browser.py
 
@@ -77,6 +85,7 @@ package: .venv/.installed
 	$(BIN)/python tools/check_package.py
 
 test-all: proxies .venv/.installed
+	$(BIN)/python tests/suites/run_suites.py fastapi
 	$(BIN)/python tools/test_all.py $(LOWEST)
 
 # For each Python and system at once. A package that is not in the files yet is installed in its newest version.
@@ -104,4 +113,4 @@ pictures: nginx browser .venv/.installed
 	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 clean:
-	rm -rf .nginx .venv .venv-demo .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site
+	rm -rf .nginx .suites .venv .venv-demo .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site
