@@ -20,6 +20,14 @@ OPTIONS = [
 WAIT = 15_000  # milliseconds until a test fails; a person would have given up
 NGINX_ALONE = pytest.mark.parametrize("sender", ["nginx"], indirect=True)  # where it makes no difference
 PHONE: ViewportSize = {"width": 390, "height": 844}
+DESKTOP: ViewportSize = {"width": 1280, "height": 800}
+
+
+# Nothing lies over the element's middle.
+ON_TOP = """element => {
+    const {left, top, width, height} = element.getBoundingClientRect();
+    return element.contains(document.elementFromPoint(left + width / 2, top + height / 2));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +227,7 @@ class TestFiles:
         """Another user's file is refused with a page that says so, and leads back."""
         sign_in(page)
         with page.expect_response(lambda response: response.url.endswith(f"/files/{INVOICE}")) as answer:
-            page.get_by_role("link", name="Invoice 2026-118.pdf").click()
+            page.get_by_role("link", name=f"File {INVOICE}").click()
         assert answer.value.status == 403
         expect(page.get_by_role("heading", name="This file is not yours.")).to_be_visible()
         page.get_by_role("link", name="Back to your files").click()
@@ -254,6 +262,46 @@ class TestPage:
             expect(page).to_have_url(f"{address}/")
             expect(page.get_by_role("link", name=name)).to_have_attribute("aria-current", "page")
             expect(page.get_by_role("heading", name="Your files")).to_be_visible()
+
+    @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
+    def test_strip_is_where_the_click_is(self, page: Page, sender: str, size: ViewportSize) -> None:
+        """After a click on a file one sees who has sent it, with nothing to scroll, and the file is still there."""
+        page.set_viewport_size(size)
+        sign_in(page)
+        for name in ("Annual report.pdf", "Backup of the old laptop.img"):
+            link = page.get_by_role("link", name=f"Download {name}")
+            link.scroll_into_view_if_needed()
+            with page.expect_download() as download:
+                link.click()
+            download.value.cancel()
+            latest = page.locator("#transfers tbody tr").first
+            expect(latest.locator("td").first).to_have_text(name, timeout=WAIT)
+            for shown in (latest.locator("td").first, latest.locator(".sender"), latest.locator("td").last, link):
+                expect(shown).to_be_in_viewport(ratio=1)
+                assert shown.evaluate(ON_TOP)
+            expect(latest.locator(".sender")).to_have_text(sender)
+
+    @NGINX_ALONE
+    def test_page_on_another_port(self, page: Page, demo: Demo) -> None:
+        """A page on another port of this host, to which the cookie goes, signs nobody in as somebody else."""
+        sign_in(page)
+        page.goto(f"{demo.app_address}/")
+        with page.expect_response(lambda response: response.url == f"{demo.address}/sign-in") as answer:
+            page.evaluate(
+                """address => {
+                    const form = document.createElement("form");
+                    form.method = "post";
+                    form.action = `${address}/sign-in`;
+                    form.innerHTML = '<input name="user" value="bob"><input name="password" value="builder">';
+                    document.body.append(form);
+                    form.submit();
+                }""",
+                demo.address,
+            )
+        assert answer.value.status == 403
+        expect(page.get_by_text("Another site has sent this.")).to_be_visible()
+        page.goto("/")
+        expect(page.locator(".who")).to_have_text("alice")
 
     @NGINX_ALONE
     def test_phone(self, page: Page) -> None:

@@ -9,10 +9,12 @@ import re
 import shlex
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -264,6 +266,7 @@ class TestLibrary:
             with alice.stream("GET", link) as answer:
                 assert answer.status_code == (403 if link == f"/files/{INVOICE}" else 200)
         assert f'<video controls playsinline preload="metadata" src="/files/{CLIP}">' in page.text
+        assert not [name for name in ("Invoice", "Notes") if name in page.text]  # Bob's
         assert page.headers["cache-control"] == "no-store"
         assert page.headers["content-security-policy"].startswith("default-src 'self';")
 
@@ -281,9 +284,88 @@ class TestLibrary:
             assert bob.get(url).status_code == 403
         assert "<b>" not in alice.get("/").text
 
-    def test_upload_needs_a_user(self, nobody: httpx.Client) -> None:
-        """Nobody uploads without signing in."""
-        assert upload(nobody, "a.txt", b"x").status_code == 401
+    def test_upload_needs_a_user(self, demo: Demo, nobody: httpx.Client) -> None:
+        """Nobody uploads without signing in. Behind nginx the way leads to the sign-in."""
+        before = len(demo.stored())
+        assert upload(nobody, "a.txt", b"x").status_code == (303 if demo.behind_nginx else 401)
+        assert len(demo.stored()) == before
+
+    @pytest.mark.parametrize("path", ["/files", "/sign-in", "/", "/nonsense", "/files/1"])
+    @pytest.mark.parametrize("chunked", [False, True])
+    def test_strangers_fill_no_disk(self, demo: Demo, path: str, chunked: bool) -> None:
+        """Who has not signed in has nothing of a large body kept: it is refused while it is on its way."""
+        head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        head += "Transfer-Encoding: chunked\r\n\r\n" if chunked else "Content-Length: 400000000\r\n\r\n"
+        part = b'--b\r\nContent-Disposition: form-data; name="upload"; filename="a"\r\n\r\n' + bytes(100_000)
+        with socket.create_connection(("127.0.0.1", demo.port), timeout=20) as connection:
+            connection.sendall(head.encode() + (b"%x\r\n%b\r\n" % (len(part), part) if chunked else part))
+            answer = connection.recv(1000)
+        assert int(answer[9:12]) in (303, 401, 404, 405, 413)
+
+    def test_slow_character_set(self, demo: Demo, alice: httpx.Client) -> None:
+        """A form is UTF-8. Other character sets can take Python most of a minute to read."""
+        body = b'--b\r\nContent-Disposition: form-data; name="user"\r\n\r\n' + b"a" * 50_000 + b"\r\n--b--\r\n"
+        for kind in ("charset=punycode; boundary=b", 'boundary=b; Charset="utf-7"'):
+            headers = {"Content-Type": f"multipart/form-data; {kind}"}
+            for url in ("/sign-in", "/files"):
+                assert alice.post(url, content=body, headers=headers).status_code == 415
+        headers = {"Content-Type": "multipart/form-data; charset=UTF-8; boundary=b"}
+        assert alice.post("/sign-in", content=body, headers=headers).status_code == 400
+
+    def test_other_sites(self, demo: Demo) -> None:
+        """A page of another site, or on another port of this host, signs nobody in and uploads nothing."""
+        with demo.client(ALICE) as client:
+            before = client.get("/").text
+            for elsewhere in (
+                {"Origin": "https://evil.example"},
+                {"Origin": f"http://127.0.0.1:{demo.port - 1}"},
+                {"Origin": "null"},
+                {"Origin": demo.address, "Sec-Fetch-Site": "same-site"},
+                {"Sec-Fetch-Site": "cross-site"},
+            ):
+                for url in ("/sign-in", "/sign-out", "/files"):
+                    form = {"user": "bob", "password": "builder"}
+                    answer = client.post(url, data=form, files={"upload": ("a", b"x")}, headers=elsewhere)
+                    assert answer.status_code == 403
+                    assert "set-cookie" not in answer.headers
+            assert client.get("/").text == before
+            for own in ({"Origin": demo.address}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
+                assert client.post("/sign-out", headers=own).status_code == 303
+
+    def test_missing_file(self, demo: Demo, bob: httpx.Client) -> None:
+        """A file that somebody has taken away is shown as missing, and is a 404."""
+        before = {*demo.stored()}
+        number = uploaded(bob, "gone.txt", b"x")
+        ({*demo.stored()} - before).pop().unlink()
+        shelf = bob.get("/")
+        assert shelf.status_code == 200
+        assert re.search(r"gone\.txt</a>\s*<p class=\"muted\">Text · missing", shelf.text)
+        for url in (f"/files/{number}", f"/files/{number}/download"):
+            assert bob.get(url).status_code == 404
+
+    def test_locked_database(self, demo: Demo, bob: httpx.Client) -> None:
+        """If the database is locked, the user is told to try again, and no file is left without a row."""
+        (database,) = demo.temporary.glob("*/data/library.db")
+        before = demo.stored()
+        with contextlib.closing(sqlite3.connect(database, isolation_level=None)) as locked:
+            locked.execute("BEGIN EXCLUSIVE")
+            answer = upload(bob, "a.txt", b"x")
+        assert (answer.status_code, "try again" in answer.text.lower()) == (503, True)
+        assert {*demo.stored()} == {*before}
+
+    def test_crowd(self, demo: Demo, alice: httpx.Client) -> None:
+        """Many who sign in at once are let in a few at a time, or told to come back; others do not wait for them."""
+        form = {"user": "alice", "password": "guessed"}
+
+        def guess() -> int:
+            with demo.client() as client:
+                return client.post("/sign-in", data=form).status_code
+
+        with ThreadPoolExecutor(60) as pool:
+            crowd = [pool.submit(guess) for _ in range(60)]
+            statuses = [guess.result() for guess in crowd]
+        assert {*statuses} == {401, 503}
+        assert statuses.count(401) >= 20
 
     def test_stored_names(self, demo: Demo, alice: httpx.Client) -> None:
         """No name that a user chose becomes a path, and only nginx's group may read the files."""

@@ -1,22 +1,27 @@
 """A private media library: sign in, then play, open, download and upload files of your own.
 
-The app decides who may have a file. Behind nginx (`make demo`, or compose.yaml) nginx sends it; alone
-(`uvicorn app:app`, in this folder) the app does, and no route asks which of both it is. `library.py` keeps users and
-files, `samples.py` fills a new library, `transfers.py` watches for the strip at the foot of the page.
+The app decides who may have a file. Behind nginx (`make demo`, or compose.yaml) nginx sends it. Alone
+(`uvicorn app:app`, in this folder) the app sends it, and no route asks which of the two it is. `library.py` keeps
+users and files, `guard.py` refuses what need not be read, `samples.py` fills a new library, and `transfers.py` watches
+for the strip at the foot of the page.
 """
 
 import os
 import secrets
+import sqlite3
 from pathlib import Path, PurePath
 from typing import Annotated
 
+import anyio
 import samples
-from fastapi import Depends, FastAPI, Form, HTTPException, Request, UploadFile
+from fastapi import Depends, FastAPI, Form, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from fastapi.templating import Jinja2Templates
+from guard import FORM, Guard
 from library import File, Library
+from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from transfers import Transfer, Transfers, TransfersMiddleware
@@ -26,7 +31,7 @@ from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("DATA") or HERE / "data").resolve()
 MAX_UPLOAD = int(os.environ.get("MAX_UPLOAD") or 10**9)  # bytes; client_max_body_size in nginx.conf is a little more
-# What a browser may show. All else is downloaded: uploaded HTML or SVG could act in the name of whoever opens it.
+# What a browser may show. It saves all else: uploaded HTML or SVG could act in the name of whoever opens it.
 SHOWN = {"application/pdf", "text/plain", "video/mp4", "video/webm"}
 SHOWN |= {"image/gif", "image/jpeg", "image/png", "image/webp"}
 
@@ -38,12 +43,16 @@ MAPPING = PathMap({library.files: "/protected"})
 transfers: Transfers = {}
 app = FastAPI(title="Media library", openapi_url=None)
 app.add_middleware(AccelMiddleware, mapping=MAPPING)
-# The cookie is `lax`: the browser leaves it out of a POST that another site starts, so no CSRF token is needed. Where
-# there is TLS, give https_only=True. Without SESSION_SECRET, everybody signs in again after a restart.
+app.add_middleware(Guard, limits={"/files": MAX_UPLOAD + FORM})
+# If your site has TLS, give https_only=True. Without SESSION_SECRET, everybody signs in again after a restart.
 session_secret = os.environ.get("SESSION_SECRET") or secrets.token_hex()
 app.add_middleware(SessionMiddleware, secret_key=session_secret, same_site="lax", https_only=False)
 app.add_middleware(TransfersMiddleware, transfers=transfers)
 app.mount("/static", StaticFiles(directory=HERE / "static"))
+
+# A password takes 16 MB and some 50 ms to check. Two at once, and not many more in the queue: no crowd stops the app.
+checking = anyio.CapacityLimiter(2)
+QUEUE = 20
 
 
 def signed_in(request: Request) -> str:
@@ -60,7 +69,7 @@ User = Annotated[str, Depends(signed_in)]
 def own_file(number: int, user: User, request: Request) -> File:
     """One of the user's own files. This is the decision; whoever sends the file, nobody gets it without this."""
     file = library.file(number)
-    if file is None:
+    if file is None or file.size is None:
         raise HTTPException(404, "There is no such file.")
     if file.owner != user:  # a 404 would not tell that there is such a file
         raise HTTPException(403, "This file is not yours.")
@@ -102,13 +111,25 @@ def download(file: OwnFile) -> AccelRedirectResponse:
     )
 
 
+@app.get("/signed-in", status_code=204)
+async def is_signed_in(user: User) -> None:
+    """nginx asks this before it reads an upload."""
+
+
 @app.post("/files")
-def upload(upload: UploadFile, user: User) -> RedirectResponse:
-    """Keep an uploaded file. Its name is only ever a name: library.py chooses where the bytes go."""
-    if (upload.size or 0) > MAX_UPLOAD:
-        raise HTTPException(413, f"At most {MAX_UPLOAD:,} bytes, please.")
-    name = PurePath(upload.filename or "").name[-200:] or "unnamed"
-    return RedirectResponse(f"/#file-{library.add(user, name, upload.file)}", 303)
+async def upload(request: Request, user: User) -> RedirectResponse:
+    """Keep an uploaded file. FastAPI would read a form among the parameters before it asks who it is."""
+    async with request.form(max_files=1, max_fields=1) as form:
+        file = form.get("upload")
+        if not isinstance(file, UploadFile):
+            raise HTTPException(400, "Choose a file, please.")
+        if (file.size or 0) > MAX_UPLOAD:
+            raise HTTPException(413, f"At most {MAX_UPLOAD:,} bytes, please.")
+        # The name is only ever a name: library.py chooses where the bytes go.
+        name = PurePath(file.filename or "").name[-200:] or "unnamed"
+        name = "".join(letter if letter.isprintable() else "_" for letter in name)
+        number = await anyio.to_thread.run_sync(library.add, user, name, file.file)
+    return RedirectResponse(f"/#file-{number}", 303)
 
 
 @app.get("/")
@@ -121,8 +142,10 @@ def shelf(request: Request, user: User, play: int | None = None) -> HTMLResponse
 
 
 @app.post("/sign-in")
-def sign_in(request: Request, user: Annotated[str, Form()], password: Annotated[str, Form()]) -> Response:
-    if not library.has_password(user, password):
+async def sign_in(request: Request, user: Annotated[str, Form()], password: Annotated[str, Form()]) -> Response:
+    if checking.statistics().tasks_waiting >= QUEUE:
+        raise HTTPException(503, "Too many are signing in. Try again in a moment.")
+    if not await anyio.to_thread.run_sync(library.has_password, user, password, limiter=checking):
         return page(request, "sign_in.html", 401, wrong=True)
     request.session["user"] = user
     return RedirectResponse("/", 303)
@@ -153,8 +176,14 @@ def refuse_invalid(request: Request, exc: RequestValidationError) -> HTMLRespons
     return page(request, "refusal.html", 400, status=400, reason="That request makes no sense here.")
 
 
+@app.exception_handler(sqlite3.OperationalError)
+def refuse_busy(request: Request, exc: sqlite3.OperationalError) -> HTMLResponse:
+    return page(request, "refusal.html", 503, status=503, reason="The library is busy. Try again in a moment.")
+
+
 def page(request: Request, template: str, status_code: int = 200, **context: object) -> HTMLResponse:
-    # Which server this is, and on which port the other one listens, is of interest to the strip alone.
+    # For the strip: which server this is, and the other one's port. A client can send this header, too: fine for a
+    # label, wrong for a decision.
     behind_nginx = "x-accel-mapping" in request.headers
     other_port = os.environ.get("APP_PORT" if behind_nginx else "NGINX_PORT")
     context |= {"user": request.session.get("user"), "behind_nginx": behind_nginx, "other_port": other_port}

@@ -47,8 +47,12 @@ class File:
         return KINDS.get(self.media_type) or KINDS.get(self.media_type.partition("/")[0]) or "File"
 
     @property
-    def size(self) -> int:
-        return self.path.stat().st_size
+    def size(self) -> int | None:
+        """Bytes, or None if the file is missing."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return None
 
 
 class Library:
@@ -91,9 +95,10 @@ class Library:
     def files_of(self, owner: str) -> list[File]:
         return list(self._select("WHERE owner = ? ORDER BY number", owner))
 
-    def file_not_of(self, owner: str) -> File | None:
-        """Somebody else's file, for the page to show how it is refused."""
-        return next(self._select("WHERE owner != ? ORDER BY number LIMIT 1", owner), None)
+    def file_not_of(self, owner: str) -> int | None:
+        """The number of somebody else's file, for the page to show how it is refused. Its name is not told."""
+        file = next(self._select("WHERE owner != ? ORDER BY number LIMIT 1", owner), None)
+        return file.number if file else None
 
     def _select(self, where: str, value: object) -> Iterator[File]:
         with self._connect() as database:
@@ -104,22 +109,23 @@ class Library:
             yield File(number, owner, name, date.fromisoformat(added), self.files / stored_as)
 
     def add(self, owner: str, name: str, content: BinaryIO, added: date | None = None) -> int:
-        """Keep a file, and return its number. It is there whole or not at all."""
-        stored_as = secrets.token_hex(16)
-        part = self.files / f"{stored_as}.part"
+        """Keep a file, and return its number. Both the file and its row are there, or neither."""
+        stored = self.files / secrets.token_hex(16)
+        part = stored.with_suffix(".part")
+        row = (owner, name, (added or date.today()).isoformat(), stored.name)
         try:
             with part.open("xb") as target:
                 part.chmod(0o640)  # nginx's workers read it as the group
                 shutil.copyfileobj(content, target, 1024 * 1024)
-            part.rename(self.files / stored_as)
+            part.rename(stored)
+            with self._connect() as database:
+                number = database.execute(
+                    "INSERT INTO files (owner, name, added, stored_as) VALUES (?, ?, ?, ?)", row
+                ).lastrowid
         except BaseException:
             part.unlink(missing_ok=True)
+            stored.unlink(missing_ok=True)
             raise
-        row = (owner, name, (added or date.today()).isoformat(), stored_as)
-        with self._connect() as database:
-            number = database.execute(
-                "INSERT INTO files (owner, name, added, stored_as) VALUES (?, ?, ?, ?)", row
-            ).lastrowid
         assert number is not None
         return number
 
