@@ -26,9 +26,9 @@ LANGUAGES = {"nginx", "python", "sh", "text", "apache", "lighttpd"}  # the last 
 ENVIRONMENT = {
     "ACCEL_SECRET": "only the proxy knows",
     "HANDBOOK_PASSWORD": "open sesame",
-    "LINK_KEY": "7f3a",
-    "SESSION_KEY": "c41d",
-    "STORAGE_KEY": "9b2e",
+    "LINK_KEY": "7f3a" * 8,
+    "SESSION_KEY": "c41d" * 8,
+    "STORAGE_KEY": "9b2e" * 8,
 }
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
