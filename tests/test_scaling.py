@@ -24,6 +24,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from test_docs import blocks
 from test_nginx import sent_by_nginx
+from test_recipes import output_of
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
@@ -86,8 +87,18 @@ def configured(number: int, home: Path, name: str, **places: str) -> tuple[str, 
         assert address in text
         text = text.replace(address, place)
     listens_on = home / f"{name}.sock"
-    text = re.sub(r"listen 80;|(?=location /bucket/)", f"listen unix:{listens_on};", text, count=1)
-    return text, listens_on
+    return text.replace("listen 80;", f"listen unix:{listens_on};"), listens_on
+
+
+def printed(command: str, home: Path, name: str, app: Process, storage: str, place: str) -> tuple[str, Path]:
+    """What the page's command prints, with an app, a directory and a storage of this test."""
+    listens_on = home / f"{name}.sock"
+    assert storage in command
+    command = command.replace("/mnt/storage/=", f"{home}/files/=").replace(storage, "http://127.0.0.1:9/")
+    command = command.replace("--upstream 127.0.0.1:8000", f"--unix {app.listens_on}")
+    text = output_of(f"{command.strip()} --listen unix:{listens_on}")
+    assert "proxy_pass http://127.0.0.1:9/;" in text
+    return text.replace("proxy_pass http://127.0.0.1:9/;", f"proxy_pass {place};"), listens_on
 
 
 class TestOneMachine:
@@ -181,40 +192,44 @@ class TestSharedStorage:
         assert etags[0] == etags[1] != etags[2]
 
     def test_files_of_another_machine(self, home: Path, first: Process) -> None:
-        """The edge hands the request to the machine with the disks: ranges and validators reach it, cookies do not."""
+        """The edge asks the machine with the disks: ranges and conditions reach it, and nothing else of the client."""
         disks = home / "disks.sock"
-        server = (
-            f"server {{ listen unix:{disks}; location / {{ root {home}/files; add_header X-Saw '$http_cookie.'; }} }}"
-        )
-        text, listens_on = configured(2, home, "edge")
-        text = text.replace("10.0.0.21:8080", f"unix:{disks}")
-        text = text.replace("http://127.0.0.1:8000", f"http://unix:{first.listens_on}:")
+        seen = home / "disks.log"
+        server = f"""log_format seen '$http_cookie$http_referer.';
+            server {{ listen unix:{disks}; access_log {seen} seen; location / {{
+                root {home}/files; add_header X-Accel-Redirect /other; add_header Set-Cookie stolen=1; }} }}"""
+        (command,) = blocks("docs/scaling.md", "sh")
+        text, listens_on = printed(command, home, "edge", first, "http://10.0.0.21:8080/", f"http://unix:{disks}:/")
         with Nginx(home, server, disks), Nginx(home, text, listens_on), client(listens_on) as browser:
-            response = browser.get("/redirect/film.mp4", headers={"Range": "bytes=5-9", "Cookie": "session=1"})
+            of_the_client = {"Cookie": "session=1", "Referer": "https://intranet.example/"}
+            response = browser.get("/redirect/film.mp4", headers={"Range": "bytes=5-9", **of_the_client})
             assert (response.status_code, response.content) == (206, CONTENT[5:10])
-            assert response.headers["x-saw"] == "."
+            assert "set-cookie" not in response.headers
             again = browser.get("/redirect/film.mp4", headers={"If-None-Match": response.headers["etag"]})
             assert again.status_code == 304
             assert browser.get("/download/film.mp4").status_code == 404
+        assert {*seen.read_text().split()} == {"--."}
 
 
 class TestObjectStorage:
     """A storage service behind an internal location."""
 
     def test_cached_by_object(self, home: Path, first: Process) -> None:
-        """An object is fetched once, whatever the signature, and no cookie reaches the storage."""
+        """With the page's lines, an object is fetched once, whatever the signature."""
         storage = home / "storage.sock"
-        text, listens_on = configured(3, home, "bucket")
         log = home / "storage.log"
-        http = f"""
-            proxy_cache_path {home}/objects keys_zone=objects:1m;
-            upstream storage {{ server unix:{storage}; }}
-            log_format saw '$request_uri $http_host $http_cookie.';
-            server {{ listen unix:{storage}; root {home}/files; access_log {log} saw; }}
-            server {{ {text}
-                location / {{ proxy_pass http://unix:{first.listens_on}:; proxy_set_header Host $host; }} }}"""
-        with Nginx(home, http, listens_on), client(listens_on, cookies={"session": "1"}) as browser:
+        served = f"""log_format saw '$request_uri';
+            server {{ listen unix:{storage}; access_log {log} saw; root {home}/files; }}"""
+        (command,) = blocks("docs/scaling.md", "sh")
+        command = command.replace("/download/=http:", "/bucket/=http:")
+        text, listens_on = printed(command, home, "bucket", first, "http://10.0.0.21:8080/", f"http://unix:{storage}:/")
+        (cache,) = (block for block in blocks("docs/scaling.md", "nginx") if "proxy_cache objects" in block)
+        start = text.index('"/bucket/" {') + len('"/bucket/" {')
+        text = f"proxy_cache_path {home}/objects keys_zone=objects:1m;\n{text[:start]}\n{cache}{text[start:]}"
+        with Nginx(home, served, storage), Nginx(home, text, listens_on), client(listens_on) as browser:
             for _ in range(3):
                 assert browser.get("/object/film.mp4").content == CONTENT
+            part = browser.get("/object/film.mp4", headers={"Range": "bytes=5-9"})
+            assert (part.status_code, part.content) == (206, CONTENT[5:10])
         (request,) = log.read_text().splitlines()
-        assert re.fullmatch(r"/film\.mp4\?signature=[0-9a-f]{8} storage\.example -\.", request)
+        assert re.fullmatch(r"/film\.mp4\?signature=[0-9a-f]{8}", request)
