@@ -24,6 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar, get_type_hints
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
@@ -33,6 +34,9 @@ from conftest import need_nginx
 from servers import UVICORN, Nginx, asgi_server, client
 from test_docs import ENVIRONMENT, ROOT, blocks, titled_blocks
 from test_nginx import assert_clean, sent_by_nginx
+
+from asgi_accel import PathMap
+from asgi_accel.offer import IN_SCOPE
 
 STARTING = "docs/getting-started.md"
 PRIVATE = "private, no-cache"
@@ -938,7 +942,7 @@ class TestZip:
 
     def test_bounds(self, page: Page) -> None:
         """Who may not have the album gets nothing, and nobody fills the disk."""
-        for url in ("/albums/7", "/albums/7/list"):
+        for url in ("/albums/7", "/albums/7/by-nginx"):
             assert_refused(page, url, 404)
             assert_refused(page, url.replace("7", "8"), 404, **self.anna)
         for number in range(20):
@@ -946,17 +950,23 @@ class TestZip:
         assert_refused(page, "/albums/7", 503, **self.anna)
 
     def test_list(self, page: Page) -> None:
-        """What mod_zip reads passes as the app has written it, and a name adds no line."""
+        """What mod_zip reads passes as the app has written it; without nginx the ZIP comes."""
+        response = page.proxied.get("/albums/7/by-nginx", headers=self.anna)
+        assert response.headers["x-archive-files"] == "zip"
+        size = (page.storage / "photos" / "2.jpg").stat().st_size
+        assert response.text.splitlines()[1] == f"- {size} /download/photos/2.jpg 2.jpg"
+        assert page.direct.get("/albums/7/by-nginx", headers=self.anna).content.startswith(b"PK")
+
+    def test_name_adds_no_line(self, page: Page) -> None:
+        """A name with a line break names no other file."""
+        photos = page.storage / "photos"
+        (photos / "a\r\n- 5 secret").touch()
+        page.code.write_text(page.code.read_text().replace("photos/2.jpg", r"photos/a\r\n- 5 secret"))
+        request = {"type": "http", IN_SCOPE: SimpleNamespace(mapping=PathMap({"/": "/"}))}
         names = page.names()
-        evil = str(page.storage / "photos" / "a\r\n- 5 secret")
-        Path(evil).touch()
-        text = names["listed"](("", [evil])).body.decode()
-        assert text.splitlines() == ["- 0 /download/photos/a%0D%0A-%205%20secret a__- 5 secret"]
-        for site in (page.proxied, page.direct):
-            response = site.get("/albums/7/list", headers=self.anna)
-            assert response.headers["x-archive-files"] == "zip"
-            size = (page.storage / "photos" / "2.jpg").stat().st_size
-            assert response.text.splitlines()[1] == f"- {size} /download/photos/2.jpg 2.jpg"
+        text = names["by_nginx"](request, names["ALBUMS"][7]).body.decode()
+        assert text.splitlines()[1] == "- 0 /download/photos/a%0D%0A-%205%20secret a__- 5 secret"
+        assert len(text.splitlines()) == 2
 
 
 BUSY = """

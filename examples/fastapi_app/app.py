@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.sessions import SessionMiddleware
 from transfers import Transfer, Transfers, TransfersMiddleware
 
-from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap, offered
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("DATA") or HERE / "data").resolve()
@@ -182,9 +182,8 @@ def refuse_busy(request: Request, exc: sqlite3.OperationalError) -> HTMLResponse
 
 
 def page(request: Request, template: str, status_code: int = 200, **context: object) -> HTMLResponse:
-    # For the strip: which server this is, and the other one's port. A client can send this header, too: fine for a
-    # label, wrong for a decision.
-    behind_nginx = "x-accel-mapping" in request.headers
+    # For the strip: whether this request came by nginx, and the other one's port.
+    behind_nginx = offered(request) is not None
     other_port = os.environ.get("APP_PORT" if behind_nginx else "NGINX_PORT")
     context |= {"user": request.session.get("user"), "behind_nginx": behind_nginx, "other_port": other_port}
     return templates.TemplateResponse(request, template, context, status_code, PAGE_HEADERS)
