@@ -633,9 +633,12 @@ class TestObjectStorage:
         assert not [name for name in response.headers if name.startswith("x-a")]
 
     def test_without_nginx(self, page: Page) -> None:
-        """The redirect goes out as it is, with neither host nor bucket in it."""
-        target = page.direct.get("/archives/7?member=1").headers["x-accel-redirect"]
-        assert target.startswith("/bucket/2026/annual%20report.zip?X-Expires=")
+        """The client is sent to the storage itself, and still only if it may have the object."""
+        answer = page.direct.get("/archives/7?member=1")
+        assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
+        assert "/archives/2026/annual%20report.zip?X-Expires=" in answer.headers["location"]
+        assert not [name for name in answer.headers if name.startswith("x-a")]
+        assert page.direct.get("/archives/7").status_code == 403
 
     def test_table(self, page: Page) -> None:
         """What the page explains is what is printed."""
