@@ -81,11 +81,12 @@ class TestDocuments:
             need_nginx()
         for number, block in enumerate(found):
             listens_on = folder / f"{Path(document).stem}{number}.sock"
+            whole = "server {" in block or block.startswith("upstream ")  # not what stands within a server
             http = f"""
                 proxy_cache_path {folder}/objects-{listens_on.stem} keys_zone=objects:1m;
                 upstream storage {{ server 127.0.0.1:9; }}
-                server {{ listen unix:{listens_on};\n{"" if "server {" in block else block}\n}}
-                {block.replace("listen 80", "listen 127.0.0.1:" + str(free_port())) if "server {" in block else ""}"""
+                server {{ listen unix:{listens_on};\n{"" if whole else block}\n}}
+                {block.replace("listen 80", "listen 127.0.0.1:" + str(free_port())) if whole else ""}"""
             with Nginx(folder, http, listens_on):
                 continue
 

@@ -133,7 +133,11 @@ class TestAppMachines:
 
     @pytest.fixture
     def browser(self, home: Path, first: Process, second: Process) -> Iterator[httpx.Client]:
-        text, listens_on = configured(1, home, f"apps{len(list(home.iterdir()))}")
+        text, listens_on = configured(0, home, f"apps{len(list(home.iterdir()))}")
+        text = re.sub(
+            r"^upstream app \{.*?^\}\n", blocks("docs/scaling.md", "nginx")[1], text, flags=re.DOTALL | re.MULTILINE
+        )
+        assert text.count("server 10.0.0.1") == 2
         text = text.replace("10.0.0.11:8000", f"unix:{first.listens_on}")
         text = text.replace("10.0.0.12:8000", f"unix:{second.listens_on}")
         with Nginx(home, text, listens_on), client(listens_on) as browser:
