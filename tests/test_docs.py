@@ -81,6 +81,7 @@ class TestDocuments:
             need_nginx()
         for number, block in enumerate(found):
             listens_on = folder / f"{Path(document).stem}{number}.sock"
+            block = block.replace("/var/log/nginx/", f"{folder}/")
             whole = "server {" in block or block.startswith("upstream ")  # not what stands within a server
             http = f"""
                 proxy_cache_path {folder}/objects-{listens_on.stem} keys_zone=objects:1m;
