@@ -31,7 +31,7 @@ from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap, offered
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("DATA") or HERE / "data").resolve()
 MAX_UPLOAD = int(os.environ.get("MAX_UPLOAD") or 10**9)  # bytes; client_max_body_size in nginx.conf is a little more
-# What a browser may show. It saves all else: uploaded HTML or SVG could act in the name of whoever opens it.
+# What a browser may show. It saves all else: uploaded HTML or SVG could act in the name of the user who opens it.
 SHOWN = {"application/pdf", "text/plain", "video/mp4", "video/webm"}
 SHOWN |= {"image/gif", "image/jpeg", "image/png", "image/webp"}
 
@@ -67,7 +67,7 @@ User = Annotated[str, Depends(signed_in)]
 
 
 def own_file(number: int, user: User, request: Request) -> File:
-    """One of the user's own files. This is the decision; whoever sends the file, nobody gets it without this."""
+    """One of the user's own files. This is the decision: nobody gets a file without it."""
     file = library.file(number)
     if file is None or file.size is None:
         raise HTTPException(404, "There is no such file.")
@@ -105,7 +105,7 @@ def view(file: OwnFile) -> FileResponse:
 @app.get("/files/{number}/download")
 @app.head("/files/{number}/download")
 def download(file: OwnFile) -> AccelRedirectResponse:
-    """Saved under its name: a redirect, which the middleware answers itself where there is no nginx."""
+    """Saved under its name: a redirect, which the middleware answers with the file if there is no nginx."""
     return AccelRedirectResponse(
         file.path, media_type=file.media_type, mapping=MAPPING, filename=file.name, headers=FILE_HEADERS
     )
