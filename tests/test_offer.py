@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+import asgi_accel.offer
 from asgi_accel import AccelMiddleware, PathMap
+from asgi_accel.mapping import read_pairs
 
 pytestmark = pytest.mark.anyio
 
@@ -198,6 +201,39 @@ class TestStrictness:
             value = offer + b" " * (length - len(offer))
             target = await redirected(file, {"trust_header": True}, (b"x-accel-mapping", value))
             assert (target is not None) == expected
+
+    @pytest.mark.parametrize("options", [{"mapping": True}, {"trust_header": True}, {"secret": SECRET}])
+    async def test_most_pairs(self, file: Path, options: dict[str, Any]) -> None:
+        """A header with 64 pairs is read, one with more counts as absent, wherever the app's own pair stands in it."""
+        own = {file.parent: "/files"}
+        options = {**options, "mapping": own} if "mapping" in options else options
+        for count, expected in ((64, b"/files/a.txt"), (65, None)):
+            others = {Path(f"/other/{number}"): f"/other/{number}" for number in range(1, count)}
+            for pairs in (own | others, others | own):
+                assert await redirected(file, options, header(PathMap(pairs)), PASSWORD) == expected
+
+    async def test_no_more_are_read(self, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The time that a header takes is bounded: no pair after the 65th is looked at, and no map is made of them."""
+        read: list[tuple[str, str]] = []
+        made: list[int] = []
+
+        def reading(text: str) -> Iterator[tuple[str, str]]:
+            for pair in read_pairs(text):
+                read.append(pair)
+                yield pair
+
+        class Counting(PathMap):
+            def __init__(self, pairs: Any = ()) -> None:
+                made.append(len(pairs))
+                super().__init__(pairs)
+
+        monkeypatch.setattr(asgi_accel.offer, "read_pairs", reading)
+        monkeypatch.setattr(asgi_accel.offer, "PathMap", Counting)
+        value = ",".join(f"/{number}=/x" for number in range(900)) + ',"malformed'
+        assert len(value) < 8192
+        assert await redirected(file, {"trust_header": True}, header(value)) is None
+        assert len(read) == 65
+        assert max(made) == 0
 
     async def test_cache_does_not_grow(self, file: Path) -> None:
         """A client that sends ever new values fills no memory."""
