@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import anyio
 from fastapi import FastAPI
 from inner import LOSSY, SCOPE, ChangeScope
 from starlette.applications import Starlette
@@ -91,6 +92,28 @@ async def deleted_by_function(request: Request) -> Response:
 async def deleted_by_coroutine(request: Request) -> Response:
     path = make_temporary()
     return FileResponse(path, background=BackgroundTask(unlink, path))
+
+
+async def unlink_later(path: str) -> None:
+    await anyio.sleep(0.3)
+    os.unlink(path)
+
+
+async def deleted_slowly(request: Request) -> Response:
+    """Deleted at a time when nginx has it, and the client has perhaps gone."""
+    path = make_temporary()
+    return FileResponse(path, background=BackgroundTask(unlink_later, path))
+
+
+async def slow_task(request: Request) -> Response:
+    """Deleted at once, by an app that then goes on for a while."""
+    path = make_temporary()
+
+    async def task() -> None:
+        os.unlink(path)
+        await anyio.sleep(0.3)
+
+    return FileResponse(path, background=BackgroundTask(task))
 
 
 class DeletedAtTheEnd:
@@ -200,6 +223,8 @@ def build(files: Path, *middleware: Middleware) -> Starlette:
         Route("/by-hand", redirect_by_hand),
         Route("/deleted-by-function", deleted_by_function),
         Route("/deleted-by-coroutine", deleted_by_coroutine),
+        Route("/deleted-slowly", deleted_slowly),
+        Route("/slow-task", slow_task),
         Route("/deleted-at-the-end", DeletedAtTheEnd()),
         Route("/ranged", ranged),
         Route("/events", events),

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable
+import socket
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +20,8 @@ import anyio.lowlevel
 import httpx
 import pytest
 from asgi import Answer, ask
-from servers import Site
+from conftest import need_nginx
+from servers import DEADLINE, HYPERCORN, UVICORN, Nginx, Process, Site, asgi_server, client
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
 from starlette.types import Message, Receive, Scope, Send
@@ -58,7 +65,11 @@ def open_files() -> list[str]:
 
 @pytest.mark.anyio
 class TestInProcess:
-    """What the middleware sends."""
+    """What the middleware sends, on both of AnyIO's backends."""
+
+    @pytest.fixture(params=["asyncio", "trio"])
+    def anyio_backend(self, request: pytest.FixtureRequest) -> str:
+        return str(request.param)
 
     @pytest.fixture(autouse=True)
     def nothing_stays_open(self) -> object:
@@ -205,13 +216,129 @@ class TestInProcess:
         assert is_redirect(await get(FileResponse(file, stat_result=stat_result)))
 
 
-@pytest.mark.parametrize("delete", [True, False])
-def test_trio(file: Path, delete: bool) -> None:
-    """On trio the redirect waits, too."""
-    request = FileResponse(file, background=BackgroundTask(file.unlink if delete else list))
-    answer = anyio.run(get, request, backend="trio")
-    assert is_redirect(answer) != delete
-    assert answer.body == (TEXT if delete else b"")
+@contextlib.contextmanager
+def behind_nginx(home: Path, server: Process, files: Path) -> Iterator[httpx.Client]:
+    """A server of `tests/apps.py`, and nginx in front of it, which offers to send its files."""
+    socket = home / "nginx.sock"
+    http = f"""
+        server {{
+            listen unix:{socket};
+            location / {{
+                proxy_pass http://unix:{server.listens_on};
+                proxy_set_header X-Accel-Mapping "{files}/=/download/";
+            }}
+            location /download/ {{ internal; alias {files}/; }}
+        }}
+    """
+    with server, Nginx(home, http, socket), client(socket) as through:
+        yield through
+
+
+def download(through: httpx.Client, count: int, at_once: int, path: str) -> Counter[tuple[int, bytes]]:
+    """What so many downloads give."""
+
+    def one(_: int) -> tuple[int, bytes]:
+        response = through.get(path)
+        return response.status_code, response.content
+
+    with ThreadPoolExecutor(at_once) as pool:
+        return Counter(pool.map(one, range(count)))
+
+
+@pytest.fixture
+def home(folder: Path) -> Path:
+    need_nginx()
+    home = Path(tempfile.mkdtemp(dir=folder))
+    home.chmod(0o755)
+    (home / "files").mkdir()
+    return home
+
+
+@pytest.fixture
+def fuse(home: Path) -> Iterator[Path]:
+    """A folder on FUSE, as sshfs, rclone and s3fs have it: what is deleted is gone, unless somebody can read it."""
+    if not os.path.exists("/dev/fuse"):
+        pytest.skip("there is no /dev/fuse, so nothing can be mounted")
+    mounted = home / "mounted"
+    mounted.mkdir()
+    try:
+        subprocess.run(["bindfs", str(home / "files"), str(mounted)], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"bindfs cannot mount a folder: {exc}")
+    yield mounted
+    unmount = "umount" if os.geteuid() == 0 else "fusermount"
+    subprocess.run([unmount, "-l" if os.geteuid() == 0 else "-zu", str(mounted)], check=True)
+
+
+WHOLE = (200, b"temporary ")
+ROUTE = "/mapping/deleted-by-coroutine"
+
+
+class TestThousand:
+    """Of 1,000 downloads each, 16 at once, of a file that a background task deletes, none is lost."""
+
+    def test_asyncio(self, site: Site) -> None:
+        """uvicorn."""
+        assert download(site.offers, 1000, 16, ROUTE) == {WHOLE: 1000}
+
+    def test_trio(self, home: Path) -> None:
+        """Hypercorn on trio, which has no asyncio loop to put a timer into."""
+        server = asgi_server(home, *HYPERCORN, "-k", "trio", name="app", FILES=str(home / "files"))
+        with behind_nginx(home, server, home / "files") as through:
+            assert download(through, 1000, 16, ROUTE) == {WHOLE: 1000}
+
+    def test_fuse(self, home: Path, fuse: Path) -> None:
+        """A FUSE mount."""
+        server = asgi_server(home, *UVICORN, name="app", FILES=str(fuse))
+        with behind_nginx(home, server, fuse) as through:
+            (fuse / "a.txt").write_bytes(TEXT)
+            response = through.get(f"/mapping/file?hex={b'a.txt'.hex()}")
+            assert (response.content, sent_by_nginx(response)) == (TEXT, True)
+            assert download(through, 1000, 16, ROUTE) == {WHOLE: 1000}
+            assert [path.name for path in fuse.iterdir()] == ["a.txt"]
+
+
+def test_without_proc(home: Path) -> None:
+    """No /proc is needed, nor /dev/fd, which leads there: some containers have none."""
+    user = [] if os.geteuid() == 0 else ["--map-root-user"]
+    alone = ["unshare", "--mount", *user, "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    try:
+        subprocess.run([*alone, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as exc:
+        pytest.skip(f"/proc cannot be hidden here: {exc}")
+    assert subprocess.run([*alone, "test", "-e", "/dev/fd/0"]).returncode == 1
+    server = asgi_server(home, *UVICORN, name="app", FILES=str(home / "files"))
+    server.command = [*alone, *server.command]
+    with behind_nginx(home, server, home / "files") as through:
+        assert download(through, 50, 4, ROUTE) == {WHOLE: 50}
+        response = through.get(ROUTE, headers={"Range": "bytes=1-3"})
+        assert (response.status_code, response.content) == (206, b"emp")
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="/proc tells how many files another process has open")
+@pytest.mark.parametrize("options", [UVICORN, (*HYPERCORN, "-k", "trio")], ids=["asyncio", "trio"])
+@pytest.mark.parametrize("route", ["deleted-slowly", "slow-task"])
+def test_clients_that_hang_up(home: Path, options: tuple[str, ...], route: str) -> None:
+    """Clients that go away during the wait leave no file open, and keep nobody else from a response."""
+    with asgi_server(home, *options, name="app", FILES=str(home / "files")) as server, client(server.listens_on) as own:
+        opened = f"/proc/{server.process.pid}/fd"
+        headers = {"X-Accel-Mapping": f"{home}/files/=/download/"}
+        assert own.get(f"/mapping/{route}", headers=headers).status_code == 200
+        before = len(os.listdir(opened))
+        request = (
+            f"GET /mapping/{route} HTTP/1.1\r\nHost: localhost\r\nX-Accel-Mapping: {headers['X-Accel-Mapping']}\r\n\r\n"
+        )
+        for _ in range(50):
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as connection:
+                connection.connect(str(server.listens_on))
+                connection.sendall(request.encode())
+        deadline = time.monotonic() + DEADLINE
+        while len(os.listdir(opened)) > before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert len(os.listdir(opened)) <= before
+        assert own.get(f"/mapping/{route}", headers=headers).status_code == 200
 
 
 class TestThroughNginx:
@@ -223,12 +350,7 @@ class TestThroughNginx:
     def test_none_is_lost(self, site: Site, mode: str, how: str, at_once: int) -> None:
         """Every download of a file that is deleted at once is whole; `make faults` counts 10,000 of each."""
 
-        def download(_: int) -> tuple[int, bytes]:
-            response = site.offers.get(f"/{mode}/deleted-{how}")
-            return response.status_code, response.content
-
-        with ThreadPoolExecutor(at_once) as pool:
-            assert set(pool.map(download, range(60))) == {(200, b"temporary ")}
+        assert download(site.offers, 60, at_once, f"/{mode}/deleted-{how}") == {WHOLE: 60}
 
     def test_range(self, site: Site) -> None:
         """A range of it, too, and it comes from the app."""
