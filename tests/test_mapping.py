@@ -58,6 +58,7 @@ class TestUri:
     def test_only_slashes_are_trimmed(self) -> None:
         """A slash at the end is all that is taken off either side."""
         assert PathMap({"/mnt/boX": "/dX"}).uri("/mnt/boX/f") == "/dX/f"
+        assert PathMap({"/mnt/box": "/dx"}).uri("/mnt/box/f") == "/dx/f"
         assert PathMap({"/mnt/box ": "/d ."}).uri("/mnt/box /f") == "/d%20./f"
 
     @pytest.mark.parametrize(

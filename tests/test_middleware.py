@@ -100,6 +100,30 @@ class TestFiles:
         assert answer.header(b"etag") is None
         assert answer.header(b"last-modified")
         assert answer.header(b"accept-ranges") == b"bytes"
+        assert [message["type"] for message in answer.messages] == ["http.response.start", "http.response.body"]
+
+    @pytest.mark.parametrize("last", [{}, {"body": b""}, {"more_body": False}, {"body": b"", "more_body": False}])
+    async def test_end_of_a_head(self, mapping: PathMap, offer: tuple[bytes, bytes], last: Message) -> None:
+        """The last message of a HEAD goes out as it is; ASGI lets it leave out both of its keys."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"etag", b'"own"'), (b"x", b"1")]})
+            await send({"type": "http.response.body", **last})
+
+        answer = await ask(AccelMiddleware(app, mapping), offer, method="HEAD")
+        assert answer.messages == [
+            {"type": "http.response.start", "status": 200, "headers": [(b"x", b"1")]},
+            {"type": "http.response.body", **last},
+        ]
+
+    async def test_longest_headers(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """Headers of 3,800 bytes as HTTP/1.1 writes them, with the URI, are redirected, those that are longer not."""
+        headers = FileResponse(file, headers={"X-Own": ""}, stat_result=file.stat()).raw_headers
+        size = sum(len(b"%s: %s\r\n" % header) for header in headers) + len("/files/a.txt")
+        for length, expected in ((3799, True), (3800, True), (3801, False)):
+            response = FileResponse(file, headers={"X-Own": "x" * (length - size)})
+            assert is_redirect(await ask(AccelMiddleware(response, mapping), offer)) == expected
 
     @pytest.mark.parametrize(
         "make",

@@ -22,6 +22,7 @@ import anyio.lowlevel
 import pytest
 import trio
 from asgi import ask
+from servers import DEADLINE
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse, PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
@@ -101,7 +102,8 @@ class Server:
         # From ASGI 2.4 on a server's `send` raises if the client has gone, so `FileResponse` does not look for that.
         asgi = {"version": "3.0", "spec_version": "2.4"}
         scope = {"type": "http", "asgi": asgi, "method": "GET", "path": "/", "headers": headers}
-        await middleware(scope, self.receive, self.send)
+        with anyio.fail_after(DEADLINE):
+            await middleware(scope, self.receive, self.send)
 
     def has_all(self, deleted: bool) -> bool:
         """Whether the client has a whole response, once."""
@@ -285,6 +287,48 @@ class TestErrors:
         with raises(OSError, "of the server"):
             await server.run(file, app, LONG)
         assert server.messages == []
+
+
+class TestRefusedRange:
+    """The app is asked again for the headers of its 416; what has gone wrong before is still said."""
+
+    @staticmethod
+    def make(file: Path, task: Callable[[], Awaitable[None]]) -> AccelMiddleware:
+        return AccelMiddleware(FileResponse(file, background=BackgroundTask(task)), {"/elsewhere": "/f"})
+
+    OFFER = ((b"x-accel-mapping", b"/elsewhere/=/f/"), (b"range", b"bytes=50-"))
+
+    async def test_error(self, file: Path) -> None:
+        """An error of the app's task goes on to the server, as after any other response."""
+        messages: list[Message] = []
+
+        async def task() -> None:
+            raise RuntimeError("of the app")
+
+        async def note(scope: Scope, receive: Receive, send: Send) -> None:
+            async def noting(message: Message) -> None:
+                messages.append(message)
+
+            await self.make(file, task)(scope, receive, noting)
+
+        with raises(RuntimeError, "of the app"):
+            await ask(note, *self.OFFER)
+        assert [message.get("status") for message in messages] == [416, None]
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio"])
+    async def test_cancelled(self, file: Path) -> None:
+        """A task that was cancelled stays cancelled."""
+        ready = anyio.Event()
+
+        async def task() -> None:
+            ready.set()
+            await anyio.sleep_forever()
+
+        request = asyncio.create_task(ask(self.make(file, task), *self.OFFER))
+        await ready.wait()
+        request.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await request
 
 
 class TestOnce:
