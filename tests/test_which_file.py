@@ -164,7 +164,7 @@ def test_maps_that_agree(judge: Judge, mode: str) -> None:
 
 directories = st.sampled_from(["@" if not below else f"@/{below}" for below in FOLDERS if len(below) < 4] + ["/"])
 prefixes = st.sampled_from(["/" + below for below in FOLDERS if len(below) < 4])
-maps = st.lists(st.tuples(directories, prefixes), max_size=4, unique_by=lambda pair: pair[0])
+maps = st.lists(st.tuples(directories, prefixes), max_size=3, unique_by=lambda pair: pair[0])
 paths = st.builds(
     lambda below, slash, name: slash.join(["@", *filter(None, below.split("/")), name]),
     st.sampled_from(FOLDERS),
@@ -194,4 +194,4 @@ def test_nginx_has_been_asked(judge: Judge) -> None:
     """Of the files above nginx has sent a good part, so the judge has had something to judge."""
     if sum(judge.sent_by.values()) < 500:
         pytest.skip("only some of this module's tests have run")
-    assert judge.sent_by["nginx"] > sum(judge.sent_by.values()) / 5, judge.sent_by
+    assert judge.sent_by["nginx"] > sum(judge.sent_by.values()) / 10, judge.sent_by
