@@ -85,7 +85,8 @@ class Server:
 
     async def send(self, message: Message) -> None:
         self.started.set()
-        await self.go.wait()
+        with anyio.fail_after(DEADLINE):  # no deadline further out ends this, since cancelled apps have a shield
+            await self.go.wait()
         await anyio.lowlevel.checkpoint()  # a cancelled task does not get further
         if message["type"] == self._fails_at:
             self.tried.set()
