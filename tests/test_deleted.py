@@ -268,8 +268,10 @@ def fuse(home: Path) -> Iterator[Path]:
             raise
         pytest.skip(f"bindfs cannot mount a folder: {exc}")
     yield mounted
-    unmount = "umount" if os.geteuid() == 0 else "fusermount"
-    subprocess.run([unmount, "-l" if os.geteuid() == 0 else "-zu", str(mounted)], check=True)
+    fusermount = shutil.which("fusermount3") or "fusermount"
+    subprocess.run(
+        ["umount", "-l", str(mounted)] if os.geteuid() == 0 else [fusermount, "-zu", str(mounted)], check=True
+    )
 
 
 WHOLE = (200, b"temporary ")
