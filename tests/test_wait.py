@@ -168,6 +168,22 @@ class TestCancelled:
         assert scope.cancelled_caught
         assert server.has_all(deleted)
 
+    async def test_after_an_error(self, file: Path, deleted: bool) -> None:
+        """The response could not be sent, which is no reason not to be cancelled."""
+        server = Server(START)
+
+        async def app() -> None:
+            if deleted:
+                file.unlink()
+            await server.tried.wait()
+            await anyio.sleep(0.01)
+            scope.cancel()
+            await anyio.sleep_forever()
+
+        with anyio.CancelScope() as scope:
+            await server.run(file, app, SHORT)
+        assert scope.cancelled_caught
+
     @pytest.mark.parametrize("anyio_backend", ["asyncio"])
     @pytest.mark.parametrize("waits", [False, True])
     async def test_task(self, file: Path, deleted: bool, waits: bool) -> None:
