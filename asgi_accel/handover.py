@@ -4,7 +4,6 @@ Where the file goes is said in `target.py`. What else an app sends is in `redire
 """
 
 import contextlib
-import os
 import stat
 from collections.abc import Awaitable
 
@@ -36,7 +35,7 @@ class Handover:
         self._scope = scope
         self._receive = receive
         self._send = send
-        self._first = dict(scope)  # before the app has noted anything in it
+        self._first = {**scope, "headers": list(scope["headers"])}  # before the app has noted anything in it
         self.view: Extensions = Extensions(scope, b"range" in names)
 
     async def _send_file(self, path: str, headers: Headers) -> None:
@@ -56,7 +55,7 @@ class Handover:
             file = OpenFile(path) if hold else None
         if file is None:
             await send_all(self._send, *redirect)
-        elif self._is_longer(headers, file.stat_result):
+        elif stat.S_ISREG(file.stat_result.st_mode) and self._is_longer(headers, file.stat_result.st_size):
             file.close()
         else:
             self._file, self._held = file, redirect
@@ -91,7 +90,7 @@ class Handover:
         A refused range is not sent: only the app knows the headers of its own refusal.
         """
         found = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
-        if found is None or not self._is_longer(headers, found):
+        if found is None or not self._is_longer(headers, found.st_size):
             may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
             send = self._send_unless_refused if may_refuse else self._send
             scope = {**self._scope, "extensions": self.view.server}
@@ -101,8 +100,8 @@ class Handover:
         self._refused = self._refused or message.get("status") in (400, 416)
         return send_all(self._send) if self._refused else self._send(message)
 
-    def _is_longer(self, headers: Headers, found: os.stat_result) -> bool:
+    def _is_longer(self, headers: Headers, size: int) -> bool:
+        """Whether the headers speak of more bytes than there are, so that the app has to be asked again."""
         length = dict(headers).get(b"content-length", b"")
-        is_longer = length.isdigit() and int(length) > found.st_size and stat.S_ISREG(found.st_mode)
-        self._longer = is_longer and may_ask_again(self._first)
+        self._longer = length.isdigit() and int(length) > size and may_ask_again(self._first)
         return self._longer

@@ -120,7 +120,7 @@ class Offer:
         watched = self._watched
         headers: Names = {}
         repeated: tuple[bytes, ...] = ()
-        for name, value in scope.get("headers", ()):
+        for name, value in scope.setdefault("headers", []):
             if name in watched:
                 if name in headers:
                     repeated += (name,)

@@ -51,6 +51,8 @@ class Redirecting(Handover):
         elif self.stage == PASSING:  # a path that nobody has asked for, by a copy of the extensions
             knows_path = PATHSEND in self.view.server and not is_part(message)
             await (self._send(message) if knows_path else send_bytes(message, self._send))
+        elif self._held and self._timer is None:
+            self._held += (message,)  # of an error page
 
     async def _decide(self, message: Message) -> None:
         """Go on with the response that a file sender has started, now that the next message tells what it sends."""
@@ -58,19 +60,22 @@ class Redirecting(Handover):
         headers = in_lower_case(start)
         own = dict(headers).get(kind)
         is_file = message["type"] == PATHSEND and not is_part(message)
-        is_whole = message["type"] != PATHSEND and not message.get("more_body", False)
+        is_body = message["type"] == "http.response.body"
+        is_whole = is_body and not message.get("more_body", False)
         is_head = is_whole and self._scope["method"] == "HEAD"
         if own is not None and (is_file or is_head):
             await send_all(self._send, *self._redirect(headers, own))
         elif is_file:
             await self._send_file(message["path"], headers)
-        elif is_whole and start["status"] == 500:
+        elif is_body and start["status"] == 500:
             self._held = (start, message)  # an error page, which may come of a lost response
         elif is_head:  # It does not tell a path. The ETag of its GET will be nginx's.
             logger.debug("the HEAD of %.200r is answered by the app", self._scope["path"])
             if kind == REDIRECT and headers:
                 start = {**start, "headers": [header for header in headers if header[0] != b"etag"]}
             await send_all(self._send, start, message)
+        elif is_whole and start["status"] != 304 and self._is_longer(headers, len(message.get("body", b""))):
+            logger.debug("the body of %.200r has been lost", self._scope["path"])  # the path was, and then it was ended
         else:  # a part of a file, or no file after all: an error page, say
             self.stage = PASSING
             await self._send(self._checked(start))

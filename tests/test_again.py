@@ -1,0 +1,600 @@
+"""Asking again: a response that was lost between the route and AccelMiddleware comes from a second call of the app."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from asgi import Answer, Header, ask
+from inner import LOSSY, PATHSEND, SCRIPT, Compress, Drop, Inject
+from starlette.applications import Starlette
+from starlette.background import BackgroundTask
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from asgi_accel import AccelMiddleware, PathMap
+
+pytestmark = pytest.mark.anyio
+
+TEXT = b"0123456789" * 20
+RANGE = (b"range", b"bytes=2-4")
+BAD_RANGES = [(b"range", b"bytes=999-"), (b"range", b"nonsense"), (b"range", b"bytes=5-2")]
+REMEDY = "Make AccelMiddleware the first app.add_middleware() line."
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "a.html"
+    path.write_bytes(TEXT)
+    return path
+
+
+@pytest.fixture
+def mapping(tmp_path: Path) -> PathMap:
+    return PathMap({tmp_path: "/files"})
+
+
+@pytest.fixture
+def offer(mapping: PathMap) -> Header:
+    return (b"x-accel-mapping", os.fsencode(str(mapping)))
+
+
+class Counted:
+    """An app that counts its calls."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.calls = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.calls += 1
+        await self.app(scope, receive, send)
+
+
+async def drop_all(scope: Scope, receive: Receive, send: Send) -> None:
+    """A file sender of which nothing comes while there is pathsend."""
+    if PATHSEND not in scope.get("extensions", {}):
+        await PlainTextResponse("without")(scope, receive, send)
+
+
+class PassOn(BaseHTTPMiddleware):
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return await call_next(request)
+
+
+def all_of(answer: Answer) -> tuple[int, list[Header], bytes]:
+    return answer.status, answer.headers, answer.body
+
+
+def is_redirect(answer: Answer) -> bool:
+    return answer.header(b"x-accel-redirect") is not None
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+
+
+class TestLost:
+    """What is asked again, and what the client gets."""
+
+    @pytest.mark.parametrize("name", LOSSY)
+    @pytest.mark.parametrize("status", [200, 404])
+    @pytest.mark.parametrize("wanted", [[], [RANGE], [(b"content-length", b"0")], *([wrong] for wrong in BAD_RANGES)])
+    async def test_same_as_without(
+        self, file: Path, mapping: PathMap, offer: Header, name: str, status: int, wanted: list[Header]
+    ) -> None:
+        """A middleware that does not know pathsend gets the bytes that it would get without AccelMiddleware."""
+
+        def app() -> Counted:
+            return Counted(LOSSY[name](FileResponse(file, status_code=status, headers={"X-Own": "1"})))
+
+        expected = await ask(app(), *wanted)
+        for headers, calls in ((wanted, 1), ([offer, *wanted], 2)):
+            counted = app()
+            answer = await ask(AccelMiddleware(counted, mapping), *headers)
+            assert all_of(answer) == all_of(expected)
+            assert counted.calls == calls
+
+    @pytest.mark.parametrize("name", LOSSY)
+    async def test_head(self, file: Path, mapping: PathMap, offer: Header, name: str) -> None:
+        """A HEAD of a file is not lost: it has the headers of the GET, but for the ETag."""
+        expected = await ask(LOSSY[name](FileResponse(file)), method="HEAD")
+        counted = Counted(LOSSY[name](FileResponse(file)))
+        answer = await ask(AccelMiddleware(counted, mapping), offer, RANGE, method="HEAD")
+        assert answer.headers == [header for header in expected.headers if header[0] != b"etag"]
+        assert counted.calls == 1
+
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("hold", [0, 0.1])
+    async def test_nothing_at_all(self, mapping: PathMap, offer: Header, method: str, hold: float) -> None:
+        """Nothing at all has come: GET and HEAD are asked again."""
+        counted = Counted(drop_all)
+        answer = await ask(AccelMiddleware(counted, mapping, hold=hold), offer, method=method)
+        assert (answer.body, counted.calls) == (b"without", 2)
+
+    async def test_heard_of_it_in_a_copy(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """It may have heard of pathsend in a copy of the extensions."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await drop_all({**scope, "extensions": dict(scope["extensions"])}, receive, send)
+
+        assert (await ask(AccelMiddleware(app, mapping), offer)).body == b"without"
+
+    @pytest.mark.parametrize("debug", [False, True])
+    @pytest.mark.parametrize("lossy", [Compress, Drop, drop_all])
+    @pytest.mark.parametrize("place", ["outside", "first", "twice"])
+    async def test_base_http_middleware(
+        self, file: Path, mapping: PathMap, offer: Header, lossy: Any, debug: bool, place: str
+    ) -> None:
+        """BaseHTTPMiddleware makes an error of it, "No response returned.", and ServerErrorMiddleware a 500 of that."""
+
+        async def endpoint(request: Request) -> Response:
+            return FileResponse(file)
+
+        def app(accel: list[Middleware]) -> Starlette:
+            routes = [Route("/", endpoint if lossy is not drop_all else _Endpoint())]
+            inner = [Middleware(lossy)] if lossy is not drop_all else []
+            return Starlette(debug, routes, middleware=[*accel, Middleware(PassOn), *inner])
+
+        expected = await ask(app([]))
+        answer = Answer()
+        wrapped: ASGIApp
+        if place == "first":
+            wrapped = app([Middleware(AccelMiddleware, mapping=mapping)])
+        else:
+            wrapped = AccelMiddleware(app([]) if place == "outside" else PassOn(app([])), mapping)
+        await ask(wrapped, offer, answer=answer)
+        assert all_of(answer) == all_of(expected)
+        assert len(answer.messages) == len(expected.messages)
+
+    async def test_file_that_has_grown(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """A smaller Content-Length is a file that has grown since: nginx sends the whole, and is right."""
+        counted = Counted(FileResponse(file, stat_result=file.stat()))
+        with file.open("ab") as opened:
+            opened.write(b"more")
+        assert is_redirect(await ask(AccelMiddleware(counted, mapping), offer))
+        assert counted.calls == 1
+
+    @pytest.mark.parametrize("value", [b"", b"many", b"-1", b"1e9", "²".encode(), b"+900"])
+    async def test_no_number(self, file: Path, mapping: PathMap, offer: Header, value: bytes) -> None:
+        """A Content-Length that is no number says nothing."""
+        response = FileResponse(file, headers={"Content-Length": value.decode("latin-1")})
+        assert is_redirect(await ask(AccelMiddleware(response, mapping), offer))
+
+    async def test_pipe(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """What is no regular file has no size."""
+        found = file.stat()
+        file.unlink()
+        os.mkfifo(file)
+        assert is_redirect(await ask(AccelMiddleware(FileResponse(file, stat_result=found), mapping), offer))
+
+    async def test_without_a_look(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """With `hold=0` the file's size is not known: the redirect goes out."""
+        counted = Counted(Inject(FileResponse(file)))
+        assert is_redirect(await ask(AccelMiddleware(counted, mapping, hold=0), offer))
+        assert counted.calls == 1
+
+    async def test_body_and_length(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """Where nobody may be asked again, no body goes out under a length that is not its own."""
+        app = AccelMiddleware(Inject(FileResponse(file, status_code=404)), mapping)
+        answer = await ask(app, offer, method="POST")
+        assert (answer.body, answer.header(b"content-length")) == (TEXT, b"200")
+
+    async def test_real_page(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """The script is in the page, once."""
+        answer = await ask(AccelMiddleware(Inject(FileResponse(file)), mapping), offer)
+        assert answer.body == TEXT + SCRIPT
+        assert answer.header(b"content-length") == b"%d" % len(answer.body)
+
+
+class _Endpoint:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await drop_all(scope, receive, send)
+
+
+class TestRefused:
+    """A range of a GET left to the app that the app refuses."""
+
+    @pytest.mark.parametrize("wanted", BAD_RANGES)
+    @pytest.mark.parametrize("first", [True, False])
+    @pytest.mark.parametrize("hold", [0, 0.1])
+    async def test_same_as_without(
+        self, file: Path, offer: Header, wanted: Header, first: bool, hold: float, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """400 and 416 have the headers of other middlewares, and none of the file's own; nothing is wrong with them."""
+        calls: list[int] = []
+
+        async def endpoint(request: Request) -> Response:
+            calls.append(1)
+            return FileResponse(file, headers={"Cache-Control": "max-age=60", "Vary": "Cookie"})
+
+        def app(*accel: Middleware) -> Starlette:
+            others = [Middleware(CORSMiddleware, allow_origins=["https://other.example"]), Middleware(GZipMiddleware)]
+            return Starlette(
+                routes=[Route("/", endpoint)], middleware=[*accel, *others] if first else [*others, *accel]
+            )
+
+        headers = [offer, wanted, (b"origin", b"https://other.example"), (b"accept-encoding", b"gzip")]
+        expected = await ask(app(), *headers[1:])
+        assert expected.status in (400, 416)
+        assert expected.header(b"access-control-allow-origin")
+        elsewhere = {file.parent: "/other", "/x": "/y"}
+        accel = Middleware(AccelMiddleware, mapping=elsewhere, hold=hold)
+        offers = (offer[0], b"/x/=/y/")
+        calls.clear()
+        assert all_of(await ask(app(accel), offers, *headers[1:])) == all_of(expected)
+        assert len(calls) == 2
+        assert not errors(caplog)
+
+    async def test_get_with_a_body(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """A GET with a body is refused all the same."""
+        counted = Counted(FileResponse(file, headers={"Content-Encoding": "x"}))
+        answer = await ask(AccelMiddleware(counted, mapping), offer, BAD_RANGES[0], (b"content-length", b"1"))
+        assert (answer.status, answer.header(b"content-range"), counted.calls) == (416, b"bytes */200", 1)
+
+    async def test_task_that_raises(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """The error of a background task goes on to the server, and the client has its answer."""
+        tries: list[int] = []
+
+        async def task() -> None:
+            tries.append(1)
+            if len(tries) == 1:
+                raise LookupError("as intended")
+
+        response = FileResponse(file, headers={"Content-Encoding": "x"}, background=BackgroundTask(task))
+        answer = Answer()
+        with pytest.raises(LookupError, match="as intended"):
+            await ask(AccelMiddleware(response, mapping), offer, (b"range", b"bytes=999-"), answer=answer)
+        assert answer.status == 416
+
+    async def test_cancelled(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """A cancelled app is not called again."""
+        begun = asyncio.Event()
+
+        async def task() -> None:
+            begun.set()
+            await asyncio.sleep(60)
+
+        counted = Counted(FileResponse(file, headers={"Content-Encoding": "x"}, background=BackgroundTask(task)))
+        running = asyncio.create_task(ask(AccelMiddleware(counted, mapping), offer, (b"range", b"bytes=999-")))
+        await begun.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert counted.calls == 1
+
+
+class TestNever:
+    """What is not asked again."""
+
+    @pytest.mark.parametrize(
+        ("method", "headers"),
+        [
+            ("POST", []),
+            ("PUT", []),
+            ("DELETE", []),
+            ("GET", [(b"content-length", b"5")]),
+            ("GET", [(b"transfer-encoding", b"chunked")]),
+            ("HEAD", [(b"content-length", b"0"), (b"content-length", b"1")]),
+        ],
+    )
+    async def test_method_or_body(
+        self, mapping: PathMap, offer: Header, method: str, headers: list[Header], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Another method, or a body: the log says what happened, and that nothing could be done."""
+        counted = Counted(drop_all)
+        answer = await ask(AccelMiddleware(counted, mapping), offer, *headers, method=method)
+        assert (answer.messages, counted.calls) == ([], 1)
+        assert len(errors(caplog)) == 1
+        assert errors(caplog)[0].endswith(f"{REMEDY} The app could not be asked once more.")
+
+    @pytest.mark.parametrize("method", ["POST", "GET"])
+    async def test_post_that_is_longer(self, file: Path, mapping: PathMap, offer: Header, method: str) -> None:
+        """A POST whose length was raised is redirected, as a GET with a body is."""
+        counted = Counted(Inject(FileResponse(file)))
+        answer = await ask(AccelMiddleware(counted, mapping), offer, (b"content-length", b"1"), method=method)
+        assert is_redirect(answer)
+        assert counted.calls == 1
+
+    @pytest.mark.parametrize("first", [[], [{"type": "http.request", "body": b"", "more_body": False}]])
+    @pytest.mark.parametrize("lossy", [drop_all, None])
+    async def test_client_has_gone(
+        self,
+        file: Path,
+        mapping: PathMap,
+        offer: Header,
+        first: list[Message],
+        lossy: ASGIApp | None,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A client that has gone: who gives up then is right to send nothing."""
+        messages = list(first)
+
+        async def receive() -> Message:
+            return messages.pop() if messages else {"type": "http.disconnect"}
+
+        counted = Counted(lossy or Inject(FileResponse(file)))
+        answer = await ask(AccelMiddleware(counted, mapping), offer, receive=receive)
+        assert counted.calls == 1
+        assert not any(message.get("body") for message in answer.messages)
+        assert not errors(caplog)
+
+    @pytest.mark.parametrize(
+        "error",
+        [LookupError("as intended"), RuntimeError("as intended"), RuntimeError(), ValueError("No response returned.")],
+    )
+    async def test_another_error(
+        self, mapping: PathMap, offer: Header, error: Exception, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """After another error the app has failed, and the server says so."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            raise error
+
+        counted = Counted(app)
+        with pytest.raises(type(error)) as info:
+            await ask(AccelMiddleware(counted, mapping), offer)
+        assert info.value is error
+        assert counted.calls == 1
+        assert not errors(caplog)
+
+    @pytest.mark.parametrize("whole", [True, False])
+    async def test_error_page(self, mapping: PathMap, offer: Header, whole: bool) -> None:
+        """The page of such an error goes out, and the error goes on to the server."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            page = PlainTextResponse("sorry", 500) if whole else StreamingResponse(iter(["so", "rry"]), 500)
+            await page(scope, receive, send)
+            raise RuntimeError("as intended")
+
+        counted, answer = Counted(app), Answer()
+        with pytest.raises(RuntimeError, match="as intended"):
+            await ask(AccelMiddleware(counted, mapping), offer, answer=answer)
+        assert (answer.status, answer.body, counted.calls) == (500, b"sorry", 1)
+
+    async def test_error_after_the_response(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """Nor is an error a loss whose response has gone out."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            await StreamingResponse(iter(["x"]))(scope, receive, send)
+            raise RuntimeError("No response returned.")
+
+        counted, answer = Counted(app), Answer()
+        with pytest.raises(RuntimeError, match=r"No response returned\."):
+            await ask(AccelMiddleware(counted, mapping), offer, answer=answer)
+        assert (answer.body, counted.calls) == (b"x", 1)
+
+    @pytest.mark.parametrize("raises", [False, True])
+    async def test_third_time(self, mapping: PathMap, offer: Header, raises: bool) -> None:
+        """What is lost again is lost."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert (PATHSEND in scope["extensions"]) == (counted.calls == 1)
+            if raises:
+                raise RuntimeError("No response returned.")
+
+        counted, answer = Counted(app), Answer()
+        if raises:
+            with pytest.raises(RuntimeError, match=r"No response returned\."):
+                await ask(AccelMiddleware(counted, mapping), offer, answer=answer)
+        else:
+            await ask(AccelMiddleware(counted, mapping), offer, answer=answer)
+        assert (answer.messages, counted.calls) == ([], 2)
+
+    async def test_has_not_asked(self, mapping: PathMap, offer: Header, caplog: pytest.LogCaptureFixture) -> None:
+        """An app that sends nothing, and has not heard of pathsend, has lost nothing to it."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            return None
+
+        counted = Counted(app)
+        assert (await ask(AccelMiddleware(counted, mapping), offer)).messages == []
+        assert counted.calls == 1
+        assert not errors(caplog)
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda file: FileResponse(file),
+            lambda file: FileResponse(file, status_code=404),
+            lambda file: PlainTextResponse("x"),
+            lambda file: PlainTextResponse("x", 500),
+            lambda file: PlainTextResponse("", 500),
+            lambda file: Response(status_code=204),
+            lambda file: Response(status_code=304, headers={"Content-Length": "200"}),
+            lambda file: StreamingResponse(iter(["x"])),
+            lambda file: StreamingResponse(iter(["x"]), headers={"Content-Length": "1"}),
+            lambda file: StreamingResponse(iter([]), 500),
+        ],
+    )
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    @pytest.mark.parametrize("asks", [True, False])
+    async def test_nothing_lost(
+        self,
+        file: Path,
+        mapping: PathMap,
+        offer: Header,
+        make: Callable[[Path], Response],
+        method: str,
+        asks: bool,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        """A response that has come through is the one."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert not asks or PATHSEND in scope["extensions"]
+            await make(file)(scope, receive, send)
+
+        counted = Counted(app)
+        answer = await ask(AccelMiddleware(counted, mapping), offer, method=method)
+        assert answer.status == make(file).status_code
+        assert counted.calls == 1
+        assert not errors(caplog)
+
+
+class TestSecondCall:
+    """How the app is called the second time."""
+
+    async def test_after_the_first(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """It begins when the first has returned, with its background tasks."""
+        notes: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            notes.append("begins")
+            task = BackgroundTask(notes.append, "task")
+            await Inject(FileResponse(file, background=task))(scope, receive, send)
+            notes.append("ends")
+
+        await ask(AccelMiddleware(app, mapping), offer)
+        assert notes == ["begins", "task", "ends"] * 2
+
+    async def test_scope(self, mapping: PathMap, offer: Header) -> None:
+        """The scope is as it was, but for pathsend, whatever has been noted in it."""
+        seen: list[dict[str, Any]] = []
+
+        async def endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["headers"].append((b"x-own", b"1"))
+            Request(scope).state.own = 1
+            del scope["client"]
+            await drop_all(scope, receive, send)
+
+        inside = Starlette(routes=[Route("/c/{d}", _App(endpoint))])
+        app = Starlette(routes=[Mount("/a/{b}", inside)])
+
+        async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append({**scope, "headers": list(scope["headers"]), "extensions": dict(scope["extensions"])})
+            await app(scope, receive, send)
+
+        extensions: dict[str, Any] = {"http.response.trailers": {}, "http.response.zerocopysend": {}}
+        answer = await ask(AccelMiddleware(noting, mapping), offer, path="/a/b/c/d", extensions=extensions)
+        assert answer.body == b"without"
+        first, second = seen
+        assert (first.pop("extensions"), second.pop("extensions")) == (
+            {"http.response.trailers": {}, PATHSEND: {}},
+            {"http.response.trailers": {}, "http.response.zerocopysend": {}},
+        )
+        assert second == first
+
+    async def test_behind_a_mount(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """AccelMiddleware itself may be within a Mount, and what it wraps routed by the rest of the path."""
+
+        async def endpoint(request: Request) -> Response:
+            seen.append((request.path_params, request.scope["root_path"], request.url.path))
+            return FileResponse(file)
+
+        seen: list[Any] = []
+        middleware = [Middleware(AccelMiddleware, mapping=mapping), Middleware(Compress)]
+        inside = Starlette(routes=[Mount("/b/{c}", routes=[Route("/d", endpoint)])], middleware=middleware)
+        app = Starlette(routes=[Mount("/a/{x}", inside)])
+        answer = await ask(app, offer, path="/a/1/b/2/d")
+        assert answer.header(b"content-encoding") == b"deflate"
+        assert seen == [({"x": "1", "c": "2"}, "/a/1/b/2", "/a/1/b/2/d")] * 2
+
+    @pytest.mark.parametrize("reads", [0, 1, 2])
+    async def test_receive(self, mapping: PathMap, offer: Header, reads: int) -> None:
+        """Its `receive` begins with an empty body, however much the first has read, and goes on with the server's."""
+        first: list[Message] = [{"type": "http.request", "body": b"", "more_body": False}]
+        hung_up = False
+
+        async def receive() -> Message:
+            if first:
+                return first.pop()
+            if not hung_up:
+                await asyncio.sleep(0 if counted.calls == 1 and reads == 2 else 60)
+                return {"type": "http.response.nothing"}
+            return {"type": "http.disconnect"}
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal hung_up
+            if PATHSEND in scope["extensions"]:
+                for _ in range(reads):
+                    await receive()
+                return
+            assert await receive() == {"type": "http.request", "body": b"", "more_body": False}
+            hung_up = True
+            assert await receive() == {"type": "http.disconnect"}
+            await PlainTextResponse("without")(scope, receive, send)
+
+        counted = Counted(app)
+        assert (await ask(AccelMiddleware(counted, mapping), offer, receive=receive)).body == b"without"
+
+    @pytest.mark.parametrize("extensions", [None, {PATHSEND: {}}])
+    async def test_extensions(self, mapping: PathMap, offer: Header, extensions: dict[str, Any] | None) -> None:
+        """It has no pathsend, not even the server's own; the server's dict is as it was."""
+        counted = Counted(drop_all)
+        before = None if extensions is None else dict(extensions)
+        answer = await ask(AccelMiddleware(counted, mapping), offer, extensions=extensions)
+        assert (answer.body, counted.calls) == (b"without", 2)
+        assert extensions == before
+        assert answer.scope["extensions"] == (before or {})
+
+    async def test_nothing_is_remembered(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """A file is redirected after a hundred losses: a client must not be able to turn the redirects off."""
+        app = AccelMiddleware(_by_path({"/": FileResponse(file), "/lost": drop_all}), mapping)
+        for _ in range(100):
+            await ask(app, offer, path="/lost")
+        assert is_redirect(await ask(app, offer))
+
+
+class _App:
+    """An endpoint that is an ASGI app."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+
+def _by_path(apps: dict[str, ASGIApp]) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await apps[scope["path"]](scope, receive, send)
+
+    return app
+
+
+class TestLog:
+    """What the log says of it."""
+
+    @pytest.mark.parametrize("lossy", [drop_all, *LOSSY.values()])
+    async def test_once(
+        self, file: Path, mapping: PathMap, offer: Header, lossy: Any, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """One error, with the remedy, for however many requests; its line is one line."""
+        app = AccelMiddleware(lossy if lossy is drop_all else lossy(FileResponse(file)), mapping)
+        for _ in range(3):
+            await ask(app, offer, path="/x\r\nERROR forged" + "y" * 999)
+        (message,) = errors(caplog)
+        assert message.startswith("the file response to '/x\\r\\nERROR forged")
+        assert message.endswith(f"{REMEDY} The app was asked once more.")
+        assert message.isprintable()
+        assert len(message) < 600
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+    async def test_remedy(self, file: Path, mapping: PathMap, offer: Header, caplog: pytest.LogCaptureFixture) -> None:
+        """What it says helps: with AccelMiddleware as the first such line the file is redirected, and nothing said."""
+
+        async def endpoint(request: Request) -> Response:
+            return FileResponse(file)
+
+        app = Starlette(routes=[Route("/", endpoint)])
+        app.add_middleware(AccelMiddleware, mapping=mapping)
+        app.add_middleware(Compress)
+        app.add_middleware(PassOn)
+        answer = await ask(app, offer)
+        assert is_redirect(answer)
+        assert not caplog.records
