@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive
 
 Header = tuple[bytes, bytes]
 
@@ -41,9 +41,11 @@ async def ask(
     path: str = "/",
     query: bytes = b"",
     extensions: dict[str, Any] | None = None,
+    receive: Receive | None = None,
+    answer: Answer | None = None,
 ) -> Answer:
-    """Send one request to an app and collect its answer; the client leaves when it has it."""
-    answer = Answer()
+    """Send one request to an app and collect its answer, in `answer` as it comes; the client leaves when it has it."""
+    answer = Answer() if answer is None else answer
     answer.scope = {
         "type": "http",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -63,7 +65,7 @@ async def ask(
     requested = False
     complete = anyio.Event()
 
-    async def receive() -> Message:
+    async def client_waits() -> Message:
         nonlocal requested
         if requested:
             await complete.wait()
@@ -76,5 +78,5 @@ async def ask(
         if message["type"] != "http.response.start" and not message.get("more_body", False):
             complete.set()
 
-    await app(answer.scope, receive, send)
+    await app(answer.scope, receive or client_waits, send)
     return answer

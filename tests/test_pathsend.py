@@ -218,6 +218,22 @@ class TestExtensions:
         answer = await ask(note, offer, RANGE, method=method)
         assert (answer.status, answer.header(b"etag")) == (206, b"x")
 
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    async def test_message_of_another_kind(self, mapping: PathMap, offer: Header, method: str) -> None:
+        """A message that nobody knows, between a file sender's start and its body, takes nothing away."""
+        messages: list[Message] = [
+            {"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"1")]},
+            {"type": "http.response.another"},
+            {"type": "http.response.body", "body": b""},
+        ]
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            for message in messages:
+                await send(message)
+
+        assert (await ask(AccelMiddleware(app, mapping), offer, method=method)).messages == messages
+
     @pytest.mark.parametrize("question", [lambda ext: PATHSEND in ext, lambda ext: ext.get(PATHSEND) is not None])
     async def test_plain_headers(
         self, file: Path, mapping: PathMap, offer: Header, question: Callable[[Any], bool]
