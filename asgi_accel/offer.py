@@ -156,7 +156,7 @@ class Offer:
     def hide_secret(self, scope: Scope) -> None:
         """Take the secret, right or wrong, out of what the app sees."""
         if self.secret is not None:
-            scope["headers"] = [header for header in scope["headers"] if header[0] != SECRET]
+            scope["headers"] = [header for header in scope.get("headers", ()) if header[0] != SECRET]
 
     def _examine(self, headers: Names, repeated: tuple[bytes, ...]) -> Offered:
         """What a request's headers offer."""

@@ -63,7 +63,7 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
 
 def add_vary(headers: Headers) -> Headers:
     """The headers with `X-Accel-Mapping` in their one `Vary` (RFC 9110, 12.5.5): another request gets other headers."""
-    own = [value for name, value in headers if name.lower() == b"vary"]
+    own = [value for name, value in headers if name.lower() == b"vary" and value]
     if any(b"*" in value or VARY.lower() in value.lower() for value in own):
         return headers
     return [header for header in headers if header[0].lower() != b"vary"] + [(b"vary", b", ".join([*own, VARY]))]
