@@ -135,7 +135,7 @@ class Offer:
         if found.reason:
             self._explain(scope, headers, found.reason)
             return None
-        if scope["path"].startswith(found.prefixes):
+        if self.sendfile_type == REDIRECT and scope["path"].startswith(found.prefixes):
             self.warn(log.NO_LOCATION, scope["path"])
         return found, headers
 
