@@ -65,7 +65,8 @@ async def redirect(request: Request) -> Response:
 
 
 async def redirect_to(request: Request) -> Response:
-    return AccelRedirectResponse(request.query_params["path"], query=request.query_params.get("query"))
+    query, media_type = map(request.query_params.get, ("query", "media_type"))
+    return AccelRedirectResponse(request.query_params["path"], media_type=media_type, query=query)
 
 
 async def redirect_by_hand(request: Request) -> Response:

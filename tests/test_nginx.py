@@ -412,6 +412,24 @@ class TestRedirectResponse:
         response = site.offers.get("/mapping/redirect-to", params={"path": "/download/100%.txt"})
         assert response.content == b"content of 100%.txt"
 
+    @pytest.mark.parametrize(
+        ("name", "by_nginx", "by_the_app"),
+        [
+            ("a.txt", "text/plain", "text/plain; charset=utf-8"),
+            ("a.html", "application/octet-stream", "text/html; charset=utf-8"),
+        ],
+    )
+    def test_type_by_nginx(self, site: Site, name: str, by_nginx: str, by_the_app: str) -> None:
+        """With an empty `media_type`, nginx's `types` decide, and the name where the app sends the file."""
+        (site.files / name).write_bytes(TEXT)
+        address = httpx.URL("/mapping/redirect-to", params={"path": f"/download/{name}", "media_type": ""})
+        response = site.offers.get(address)
+        assert (response.content, sent_by_nginx(response)) == (TEXT, True)
+        assert response.headers.get_list("content-type") == [by_nginx]
+        response = site.silent.get(address)
+        assert (response.content, sent_by_nginx(response)) == (TEXT, False)
+        assert response.headers.get_list("content-type") == [by_the_app]
+
     def test_fastapi_response_class(self, site: Site) -> None:
         """A FastAPI route with response_class returns the path alone."""
         response = site.offers.get("/mapping/api/redirect", params={"path": "/download/what?.txt"})

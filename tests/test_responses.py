@@ -13,8 +13,10 @@ import pytest
 from asgi import ask
 from fastapi import FastAPI
 from starlette.background import BackgroundTask
+from starlette.datastructures import MultiDict, QueryParams
+from starlette.responses import FileResponse
 
-from asgi_accel import AccelRedirectResponse, PathMap
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap, content_disposition
 
 pytestmark = pytest.mark.anyio
 
@@ -61,11 +63,21 @@ class TestTarget:
             ("", "/x?"),
             ({"a": "1 &", "b": "ü"}, "/x?a=1+%26&b=%C3%BC"),
             ({"a": [1, 2]}, "/x?a=1&a=2"),
+            ({"a": ("1", "ü"), "b": 3}, "/x?a=1&a=%C3%BC&b=3"),
+            ({"a": []}, "/x?"),
             ({}, "/x?"),
+            ([], "/x?"),
+            ([("a", "1"), ("b", "2 &"), ("a", 3)], "/x?a=1&b=2+%26&a=3"),
+            ((("a", "1"), ("a", "2")), "/x?a=1&a=2"),
+            ({"a": "1", "b": "2"}.items(), "/x?a=1&b=2"),
+            ((pair for pair in [("a", "1"), ("a", "2")]), "/x?a=1&a=2"),
+            (QueryParams("a=1&b=%20&a=2&c="), "/x?a=1&b=+&a=2&c="),
+            (MultiDict([("a", "1"), ("a", "2")]), "/x?a=1&a=2"),
+            (QueryParams(""), "/x?"),
         ],
     )
     def test_query(self, query: Any, expected: str) -> None:
-        """A query is encoded text, or a dict to encode."""
+        """A query is encoded text, or a mapping or pairs to encode; a name may have several values."""
         assert header("x-accel-redirect", "/x", query=query) == expected
 
     @pytest.mark.parametrize(
@@ -112,6 +124,9 @@ class TestHeaders:
             ({"charset": "koi8-r"}, "content-type", "text/plain; charset=koi8-r"),
             ({}, "content-type", "text/plain; charset=utf-8"),
             ({"media_type": "video/mp4"}, "content-type", "video/mp4"),
+            ({"media_type": ""}, "content-type", None),
+            ({"media_type": "", "filename": "x.pdf"}, "content-type", None),
+            ({"media_type": "", "headers": {"Content-Type": "a/b"}}, "content-type", "a/b"),
             ({"filename": "x.pdf"}, "content-type", "application/pdf"),
             ({"filename": "unknown"}, "content-type", "application/octet-stream"),
             ({"filename": "data:text/html,x.png"}, "content-type", "image/png"),
@@ -168,6 +183,17 @@ class TestHeaders:
         """What nginx would drop or ignore is a ValueError that names the value."""
         with pytest.raises(ValueError, match=words):
             AccelRedirectResponse("/a.txt", **options)
+
+    @pytest.mark.parametrize("name", ["a.mp4", "a.txt", "a", "a.unknown"])
+    async def test_type_of_what_the_app_sends(self, tmp_path: Path, name: str) -> None:
+        """With an empty `media_type`, a file that the app sends has the type that its name says, once."""
+        (tmp_path / name).write_bytes(b"x")
+        expected = await ask(FileResponse(tmp_path / name))
+        answer = await ask(
+            AccelMiddleware(AccelRedirectResponse(f"/files/{name}", media_type=""), {tmp_path: "/files"})
+        )
+        types = [[value for key, value in one.headers if key == b"content-type"] for one in (answer, expected)]
+        assert (answer.body, types[0]) == (b"x", types[1])
 
     async def test_response(self) -> None:
         """It is a Starlette response: cookies can be set, and the background task runs."""
@@ -266,6 +292,16 @@ class TestDisposition:
             assert [(key, email.utils.collapse_rfc2231_value(text)) for key, text in more] == [("filename", whole)]
         else:
             assert plain == name
+
+    @pytest.mark.parametrize("kind", ["attachment", "inline", "form-data"])
+    @pytest.mark.parametrize("name", ["report.pdf", "ü.pdf", 'a"b'])
+    def test_for_other_responses(self, name: str, kind: str) -> None:
+        """`content_disposition` writes the same header for a response of any class."""
+        expected = header("content-disposition", "/x", filename=name, content_disposition_type=kind)
+        assert content_disposition(name, kind) == expected
+        assert content_disposition(name) == header("content-disposition", "/x", filename=name)
+        with pytest.raises(ValueError, match=r"='a b'.*give a plain word"):
+            content_disposition(name, "a b")
 
     def test_inline(self) -> None:
         """Shown in the browser, and still with a name."""
