@@ -46,8 +46,15 @@ def pop(scope: Scope) -> Scope:
     return scope
 
 
+def ask_and_pop(scope: Scope) -> Scope:
+    if PATHSEND in scope["extensions"]:
+        scope["extensions"].pop(PATHSEND)
+    return scope
+
+
 def clear(scope: Scope) -> Scope:
-    scope["extensions"].clear()
+    if PATHSEND in scope["extensions"]:
+        scope["extensions"].clear()
     return scope
 
 
@@ -118,6 +125,7 @@ SCOPE: dict[str, Callable[[Scope], Scope]] = {
     "rebuild": rebuild,
     "delete": delete,
     "pop": pop,
+    "ask_and_pop": ask_and_pop,
     "clear": clear,
     "get_and_pop_item": get_and_pop_item,
     "copy_scope": copy.copy,

@@ -241,7 +241,7 @@ class TestRefused:
         """A GET with a body is refused all the same."""
         counted = Counted(FileResponse(file, headers={"Content-Encoding": "x"}))
         answer = await ask(AccelMiddleware(counted, mapping), offer, BAD_RANGES[0], (b"content-length", b"1"))
-        assert (answer.status, answer.header(b"content-range"), counted.calls) == (416, b"bytes */200", 1)
+        assert (answer.status, counted.calls) == (416, 1)
 
     async def test_task_that_raises(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """The error of a background task goes on to the server, and the app is not asked after it."""

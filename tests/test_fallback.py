@@ -136,12 +136,15 @@ class TestFallback:
         """A file that answers heeds a range, and a HEAD has its headers alone."""
         file = tmp_path / "a.txt"
         file.write_bytes(b"0123456789")
-        app = AccelMiddleware(redirect(fallback=FileResponse(file)), MAPPING)
-        answer = await ask(app, (b"range", b"bytes=2-4"))
+
+        def app() -> AccelMiddleware:
+            return AccelMiddleware(redirect(fallback=FileResponse(file)), MAPPING)
+
+        answer = await ask(app(), (b"range", b"bytes=2-4"))
         assert (answer.status, answer.body) == (206, b"234")
-        answer = await ask(app, method="HEAD")
+        answer = await ask(app(), method="HEAD")
         assert (answer.status, answer.body, answer.header(b"content-length")) == (200, b"", b"10")
-        assert is_redirect(await ask(app, *offer(), method="HEAD"))
+        assert is_redirect(await ask(app(), *offer(), method="HEAD"))
 
     @pytest.mark.parametrize("offers", [True, False])
     async def test_background(self, offers: bool) -> None:
