@@ -179,6 +179,22 @@ async def fail(request: Request) -> Response:
     raise RuntimeError("as intended")
 
 
+async def gives_up(scope: Scope, receive: Receive, send: Send) -> None:
+    """A file sender that sends nothing, since its client has gone, and leaves a line for each step."""
+
+    def note(text: str) -> None:
+        with (FILES / scope["path"].rpartition("/")[2]).open("a") as file:
+            file.write(text)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        note(f"called {'http.response.pathsend' in scope.get('extensions', {})}\n")
+        while (await receive())["type"] != "http.disconnect":
+            continue
+
+    await AccelMiddleware(app, MAPPING)(scope, receive, send)
+    note("returned\n")
+
+
 class PassOn(BaseHTTPMiddleware):
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         response = await call_next(request)
@@ -274,6 +290,7 @@ def build_site() -> Starlette:
             Mount("/copied", build(FILES, accel, Middleware(PassOn), Middleware(CopyScope), Middleware(PassOn))),
             Mount("/gzip-inside", build(FILES, accel, gzip)),
             Mount("/gzip-outside", build(FILES, gzip, accel)),
+            Mount("/gives-up", gives_up),
             Mount("/inner", routes=with_inner(accel)),
             Mount("/inner-alone", routes=with_inner()),
             Mount("/cors", build(FILES, accel, Middleware(CORSMiddleware, allow_origins=["https://other.example"]))),

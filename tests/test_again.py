@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 from asgi import Answer, Header, ask
 from inner import LOSSY, PATHSEND, SCRIPT, Compress, Drop, Inject
+from servers import DEADLINE, Site
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.middleware import Middleware
@@ -157,6 +161,25 @@ class TestLost:
         await ask(wrapped, offer, answer=answer)
         assert all_of(answer) == all_of(expected)
         assert len(answer.messages) == len(expected.messages)
+
+    @pytest.mark.parametrize("anyio_backend", ["asyncio", "trio"])
+    @pytest.mark.parametrize("name", LOSSY)
+    @pytest.mark.parametrize("spec_version", ["2.3", "2.4"])
+    async def test_inside_of_others(
+        self, file: Path, mapping: PathMap, offer: Header, name: str, spec_version: str, anyio_backend: str
+    ) -> None:
+        """Others may stand outside, whose `receive` is a machine of its own, and the file sender listen to it."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope["asgi"] = {"version": "3.0", "spec_version": spec_version}
+            await PassOn(PassOn(AccelMiddleware(PassOn(LOSSY[name](FileResponse(file))), mapping)))(
+                scope, receive, send
+            )
+
+        expected = await ask(LOSSY[name](FileResponse(file)))
+        with anyio.fail_after(20):
+            answer = await ask(app, offer)
+        assert all_of(answer) == all_of(expected)
 
     async def test_file_that_has_grown(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """A smaller Content-Length is a file that has grown since: nginx sends the whole, and is right."""
@@ -440,6 +463,26 @@ class TestNever:
         assert answer.status == make(file).status_code
         assert counted.calls == 1
         assert not errors(caplog)
+
+
+@pytest.mark.parametrize("server", ["app", "granian"])
+def test_real_client_that_hangs_up(site: Site, server: str) -> None:
+    """What uvicorn and Granian say of a client that has gone is understood: the app is called once."""
+    notes = site.files / f"hung-up-{server}"
+    request = f"GET /gives-up/{notes.name} HTTP/1.1\r\nHost: x\r\nX-Accel-Mapping: {site.files}/=/download/\r\n\r\n"
+
+    def wait_for(line: str) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while line not in (notes.read_text() if notes.exists() else ""):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(site.folder / f"{server}.sock"))
+        connection.sendall(request.encode())
+        wait_for("called")
+    wait_for("returned")
+    assert notes.read_text() == "called True\nreturned\n"
 
 
 class TestSecondCall:
