@@ -26,6 +26,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from test_nginx import url
 
 from asgi_accel import AccelMiddleware, PathMap
 
@@ -463,6 +464,18 @@ class TestNever:
         assert answer.status == make(file).status_code
         assert counted.calls == 1
         assert not errors(caplog)
+
+
+def test_granian(site: Site) -> None:
+    """Granian, whose `receive` takes a moment, and says that the client has gone if somebody does not wait for it."""
+    (site.files / "again.txt").write_bytes(TEXT)
+    for _ in range(20):
+        for name in LOSSY:
+            expected = site.direct.get(url(f"inner-alone/{name}", "file", b"again.txt"))
+            response = site.offers.get(url(f"granian/inner/{name}", "file", b"again.txt"))
+            assert (response.status_code, response.content) == (200, expected.content)
+        response = site.offers.get(url("granian/mapping", "encoded", b"again.txt"), headers={"Range": "bytes=999-"})
+        assert response.status_code == 416
 
 
 @pytest.mark.parametrize("server", ["app", "granian"])
