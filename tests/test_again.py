@@ -78,6 +78,11 @@ class PassOn(BaseHTTPMiddleware):
         return await call_next(request)
 
 
+async def still_there() -> Message:
+    """A `receive` that has nothing new to say, and does not wait."""
+    return {"type": "http.request", "body": b"", "more_body": False}
+
+
 def all_of(answer: Answer) -> tuple[int, list[Header], bytes]:
     return answer.status, answer.headers, answer.body
 
@@ -257,7 +262,7 @@ class TestRefused:
         accel = Middleware(AccelMiddleware, mapping=elsewhere, hold=hold)
         offers = (offer[0], b"/x/=/y/")
         calls.clear()
-        assert all_of(await ask(app(accel), offers, *headers[1:])) == all_of(expected)
+        assert all_of(await ask(app(accel), offers, *headers[1:], receive=still_there)) == all_of(expected)
         assert len(calls) == 2
         assert not errors(caplog)
 
@@ -314,7 +319,7 @@ class TestNever:
     ) -> None:
         """Another method, or a body: the log says what happened, and that nothing could be done."""
         counted = Counted(drop_all)
-        answer = await ask(AccelMiddleware(counted, mapping), offer, *headers, method=method)
+        answer = await ask(AccelMiddleware(counted, mapping), offer, *headers, method=method, receive=still_there)
         assert (answer.messages, counted.calls) == ([], 1)
         assert len(errors(caplog)) == 1
         assert errors(caplog)[0].endswith(f"{REMEDY} The app could not be asked once more.")
@@ -384,6 +389,17 @@ class TestNever:
         with pytest.raises(RuntimeError, match="as intended"):
             await ask(AccelMiddleware(counted, mapping), offer, answer=answer)
         assert (answer.status, answer.body, counted.calls) == (500, b"sorry", 1)
+
+    async def test_more_than_a_path(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """What an app sends after a file is dropped, as servers drop it."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await FileResponse(file)(scope, receive, send)
+            await send({"type": "http.response.body", "body": b"more"})
+
+        answer = await ask(AccelMiddleware(app, mapping), offer)
+        assert is_redirect(answer)
+        assert (len(answer.messages), answer.body) == (2, b"")
 
     async def test_error_after_the_response(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """Nor is an error a loss whose response has gone out."""
