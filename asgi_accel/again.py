@@ -11,18 +11,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_accel.pathsend import PATHSEND
 
-BODY = (b"content-length", b"transfer-encoding")  # RFC 9112, section 6.3
-
 
 def may_ask_again(scope: Scope) -> bool:
     """Whether a request may be made twice: a GET or HEAD without a body (RFC 9110, 9.2.1 and 9.3.1)."""
-    has_body = {(name, value) for name, value in scope.get("headers", ()) if name in BODY} - {(b"content-length", b"0")}
+    names = dict(scope.get("headers", ()))
+    has_body = names.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in names  # RFC 9112, section 6.3
     return scope["method"] in ("GET", "HEAD") and not has_body
-
-
-def is_loss(error: BaseException) -> bool:
-    """Whether an error says that a response was lost: Starlette's `BaseHTTPMiddleware` waits for one, and raises it."""
-    return isinstance(error, RuntimeError) and error.args == ("No response returned.",)
 
 
 async def client_is_there(receive: Receive) -> bool:

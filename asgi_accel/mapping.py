@@ -30,11 +30,9 @@ _PAIR = re.compile(rf"[ \t]*({_PLAIN}|{_QUOTED})[ \t]*=[ \t]*({_PLAIN}|{_QUOTED}
 
 # Names that Windows opens as something else than the file of that name: devices, streams, and names that it shortens.
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
-_NOT_ON_WINDOWS = re.compile(
-    rb"(.*/)?(([^/]*[\x00-\x1f\"*:<>?|\\][^/]*|[^/]*[. ])(/.*)?"
-    rb"|(con|prn|aux|nul|conin\$|conout\$|(com|lpt)([0-9]|\xc2[\xb9\xb2\xb3])) *(\.[^/]*)?(/.*)?)",
-    re.IGNORECASE | re.DOTALL,
-)
+_ODD = rb"[^/]*[\x00-\x1f\"*:<>?|\\][^/]*|[^/]*[. ]|"
+_ODD += rb"(con|prn|aux|nul|con(in|out)\$|(com|lpt)(\d|\xc2[\xb9\xb2\xb3])) *(\.[^/]*)?"
+_NOT_ON_WINDOWS = re.compile(rb"(.*/)?(" + _ODD + rb")(/.*)?", re.IGNORECASE | re.DOTALL)
 
 
 def percent_encode(path: bytes) -> str:
@@ -113,8 +111,7 @@ class _Heads(dict[bytes, bytes | None]):
         end = min(self._longest + 1, len(path))  # the slash after it lies no further
         while (end := path.rfind(b"/", 0, end)) >= 0:
             if path[:end] in self:
-                value = self[path[:end]]
-                return None if value is None else value + path[end:]
+                return None if (value := self[path[:end]]) is None else value + path[end:]
         return None
 
 
@@ -220,9 +217,8 @@ class PathMap:
         """
         raw = decode_uri(uri)
         found = None if raw is None or raw.endswith(b"/") else self._directories.replace(raw)
-        if found is None or self._prefixes.replace(found) is None or not _is_file_name(found):
-            return None
-        return _native(found)
+        is_gone = found is None or self._prefixes.replace(found) is None or not _is_file_name(found)
+        return None if found is None or is_gone else _native(found)
 
     def __and__(self, other: PathMap) -> PathMap:
         """The pairs that both maps have.

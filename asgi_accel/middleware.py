@@ -55,14 +55,11 @@ class AccelMiddleware:
         sendfile_type: str = "X-Accel-Redirect",
         hold: float = 0.1,
     ) -> None:
-        if isinstance(mapping, str):
-            mapping = PathMap.parse(mapping)
-        elif mapping is not None and not isinstance(mapping, PathMap):
-            mapping = PathMap(mapping)
+        own = None if mapping is None else PathMap.parse(mapping) if isinstance(mapping, str) else PathMap(mapping)
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not 0 <= hold < math.inf:
             raise ValueError(f"hold={hold!r}: give a number of seconds, 0 or more; 0 sends each redirect at once")
         self.app = app
-        self._offer = Offer(mapping, always, trust_header, secret, sendfile_type, hold)
+        self._offer = Offer(own, always, trust_header, secret, sendfile_type, hold)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         offer = self._offer

@@ -7,7 +7,7 @@ import hmac
 import logging
 import os
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -17,8 +17,6 @@ from starlette.types import Scope
 from asgi_accel import log
 from asgi_accel.log import logger
 from asgi_accel.mapping import PathMap, percent_encode, read_pairs
-
-_is_logged = logger.isEnabledFor
 
 MAPPING = b"x-accel-mapping"
 SECRET = b"x-accel-secret"
@@ -33,11 +31,9 @@ MOST_PAIRS = 64  # of a mapping header: to read many takes milliseconds, and a c
 REDIRECT = b"x-accel-redirect"
 SENDFILE = b"x-sendfile"
 NEEDS = {REDIRECT: (log.NGINX_NEEDS, log.NGINX_NEEDS_SECRET), SENDFILE: (log.OTHERS_NEED, log.OTHERS_NEED_SECRET)}
-NO_MAPPING = "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, or say whose X-Accel-Mapping "
-NO_MAPPING += "header counts, with secret= (the proxy's only) or trust_header=True (anyone's)"
-# The value is left out: a secret has no place in a log.
-UNFIT = "secret= is empty, or has a control character or blanks around it, so no header can carry it; "
-UNFIT += "give it as in the proxy's X-Accel-Secret"
+NO_MAPPING = "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, secret= or trust_header=True"
+UNFIT = "secret= is empty, or has blanks around it or a control character: give it as in the proxy's X-Accel-Secret"
+Headers = list[tuple[bytes, bytes]]
 Names = dict[bytes, bytes]  # of headers that matter, with their values
 IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered for this request
 
@@ -51,8 +47,7 @@ class Offered(NamedTuple):
     reason: str = ""
 
 
-def _nothing(reason: str) -> Offered:
-    return Offered(PathMap(), reason=reason)
+_nothing = partial(Offered, PathMap(), False, ())  # and the reason
 
 
 def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
@@ -94,16 +89,13 @@ class Offer:
         if trust and self.sendfile_type == SENDFILE:
             raise ValueError("trust_header=True and X-Sendfile let a client name any file: give mapping= or secret=")
         if secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
-            raise ValueError(UNFIT)
+            raise ValueError(UNFIT)  # without the value: a secret has no place in a log
         self.mapping: PathMap = mapping or PathMap()
         self.hold = hold  # seconds that a redirect waits for the app, at most
         self.secret: bytes | None = None if secret is None else secret.encode()
         self._said: set[str] = set()
-        self._advice = NEEDS[self.sendfile_type][secret is not None]
         # How the targets of the app's own redirects begin, if they stand for files.
-        self.targets: tuple[bytes, ...] = tuple(
-            percent_encode(os.fsencode(uri)).encode() + b"/" for _, uri in self.mapping if uri != "/"
-        )
+        self.targets: tuple[bytes, ...] = tuple(f"{percent_encode(os.fsencode(p))}/".encode() for _, p in self.mapping)
         self._always = Offered(self.mapping) if always else None
         self._limited = mapping is not None
         # What a header means is worked out once for each value. A client that sends many values pushes others out of
@@ -127,13 +119,19 @@ class Offer:
                 headers[name] = value
         if self._always is not None:
             return self._always, headers
-        if not (headers or _is_logged(logging.DEBUG)):
+        if not (headers or logger.isEnabledFor(logging.DEBUG)):
             return None
         found = self._examine(headers, repeated)
         if SECRET in headers:
             self.hide_secret(scope)
         if found.reason:
-            self._explain(scope, headers, found.reason)
+            logger.debug("nothing is offered to send %.200r: %s", scope["path"], found.reason)
+            proxied = PROXIED & headers.keys()  # none any more once the warning has been given
+            if proxied:
+                self._watched = WATCHED
+                is_thruster = MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE
+                needs = log.THRUSTER_NEEDS if is_thruster else NEEDS[self.sendfile_type][self.secret is not None]
+                self.warn(needs, min(proxied).decode(), found.reason, str(self.mapping) or "/the/directory/=/prefix/")
             return None
         if self.sendfile_type == REDIRECT and scope["path"].startswith(found.prefixes):
             self.warn(log.NO_LOCATION, scope["path"])
@@ -188,13 +186,3 @@ class Offer:
         if not {(prefix, directory) for directory, prefix in named}.isdisjoint(self.mapping):
             self.warn(log.SWAPPED, value, str(self.mapping))
         return _nothing(f"its X-Accel-Mapping header, {value[:200]!r}, lists no pair that is also in mapping=")
-
-    def _explain(self, scope: Scope, headers: Names, reason: str) -> None:
-        """Say why nothing is offered, and warn if the request came through a proxy."""
-        logger.debug("nothing is offered to send %.200r: %s", scope["path"], reason)
-        proxied = PROXIED & headers.keys()  # none any more once the warning has been given
-        if proxied:
-            self._watched = WATCHED
-            is_thruster = MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE
-            needs = log.THRUSTER_NEEDS if is_thruster else self._advice
-            self.warn(needs, min(proxied).decode(), reason, str(self.mapping) or "/the/directory/=/prefix/")

@@ -19,12 +19,10 @@ from typing import Any
 
 from starlette.types import Scope
 
-from asgi_accel.offer import RANGES
+from asgi_accel.offer import RANGES, Headers
 
 PATHSEND = "http.response.pathsend"
 ZEROCOPYSEND = "http.response.zerocopysend"  # some file senders prefer it, and it tells no path
-
-Headers = list[tuple[bytes, bytes]]
 
 
 class Extensions(dict[str, Any]):
@@ -34,7 +32,7 @@ class Extensions(dict[str, Any]):
     but a middleware that makes other extensions for one, or a logger. What it makes is a plain dict.
     """
 
-    __slots__ = ("_has_range", "_headers", "_scope", "_without_range", "asked", "known", "open", "server")
+    __slots__ = ("_has_range", "_lists", "_scope", "asked", "known", "open", "server")
 
     def __init__(self, scope: Scope, has_range: bool) -> None:
         """Put this dict into the scope. The scope is not copied: what the app notes in it is for those outside, too."""
@@ -44,8 +42,7 @@ class Extensions(dict[str, Any]):
         self.open: bool = True  # until the response has started: a later question is answered as the server would
         self._scope = scope
         self._has_range = has_range
-        self._headers: Headers = []
-        self._without_range: Headers | None = None  # the list in the scope while `Range` is hidden
+        self._lists: tuple[Headers, Headers] | None = None  # with `Range` and without, while it is hidden
         if self.server:
             self.update(self.server)
             dict.pop(self, ZEROCOPYSEND, None)
@@ -58,9 +55,10 @@ class Extensions(dict[str, Any]):
         is_there = super().__contains__(name)  # unless a middleware has taken it out
         if name == PATHSEND and is_there:
             self.asked = self.known = True
-            if self._has_range and self._without_range is None:
-                self._headers = self._scope["headers"]
-                self._scope["headers"] = self._without_range = [pair for pair in self._headers if pair[0] not in RANGES]
+            if self._has_range and self._lists is None:
+                headers = self._scope["headers"]
+                self._scope["headers"] = [header for header in headers if header[0] not in RANGES]
+                self._lists = headers, self._scope["headers"]
         return is_there
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -73,9 +71,9 @@ class Extensions(dict[str, Any]):
 
     def show_range(self) -> None:
         """Show the request's `Range` again, in copies of the scope, too: they hold the same list."""
-        if self._without_range is not None:
-            self._without_range[:] = self._scope["headers"] = self._headers
-            self._without_range = None
+        if self._lists is not None:
+            self._lists[1][:] = self._scope["headers"] = self._lists[0]
+            self._lists = None
 
     def give_back(self) -> None:
         """Leave the scope as the server made it."""

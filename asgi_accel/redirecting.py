@@ -1,29 +1,116 @@
 """Files going out become redirects: one request's response, from the file sender's question to the end.
 
-How a file sender is known is in `pathsend.py`, what becomes of its file in `handover.py`.
+How a file sender is known is in `pathsend.py`, where its file goes in `target.py`, and how long a redirect waits in
+`wait.py`. `Redirecting` follows the messages of a response, and `Handover` answers with a file.
 """
 
 import contextlib
 import logging
+import stat
 from collections.abc import Awaitable
 
 import anyio
-from starlette.types import ASGIApp, Message
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from asgi_accel.again import ask_again, client_is_there, is_loss, may_ask_again
-from asgi_accel.handover import Handover
-from asgi_accel.log import LOST, logger
-from asgi_accel.offer import REDIRECT
-from asgi_accel.pathsend import PATHSEND
-from asgi_accel.serving import in_lower_case, is_part, send_all, send_bytes, with_list
-from asgi_accel.target import add_vary
+from asgi_accel.again import ask_again, client_is_there, may_ask_again
+from asgi_accel.log import LOST, OWNER_ONLY, logger
+from asgi_accel.offer import FOR_GET, REDIRECT, Headers, Names, Offer, Offered
+from asgi_accel.pathsend import PATHSEND, Extensions
+from asgi_accel.serving import in_lower_case, is_part, send_all, send_bytes, send_file, stat_file, with_list
+from asgi_accel.target import FROM_THE_FILE, LeftToApp, add_vary, target
+from asgi_accel.wait import OpenFile, Timer
 
 START = "http.response.start"
-
-
 # How far a response is. WATCHING: it has not started. HOLDING: a file sender has started it, and the next message tells
 # what it sends. PASSING: it goes out as the app sends it. TAKEN: it is answered here, and what else comes is dropped.
 WATCHING, HOLDING, PASSING, TAKEN = range(4)
+
+
+class Handover:
+    """One request whose proxy offers to send files, and the ways to answer it with a file."""
+
+    _start: Message  # of the file's response, as the app made it
+    _held: tuple[Message, ...] = ()  # the whole answer, if it waits until the app is done
+    _file: OpenFile  # of a redirect that waits
+    _timer: Timer | None = None  # of a redirect that waits
+    _longer = False  # a middleware has meant to add to the file's bytes, which it did not get
+    _refused = False  # `FileResponse` has refused the range, with other headers than the app's refusal has
+
+    def __init__(self, offer: Offer, found: Offered, names: Names, scope: Scope, receive: Receive, send: Send) -> None:
+        self._offer = offer
+        self._offered = found
+        self._headers = names  # of the request, those that matter
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._first = {**scope, "headers": list(scope["headers"])}  # before the app has noted anything in it
+        self.view: Extensions = Extensions(scope, b"range" in names)
+
+    async def _send_file(self, path: str, headers: Headers) -> None:
+        """Redirect a file, or leave it to the app; `headers` are those of its response, names in lower case."""
+        kind, hold = self._offer.sendfile_type, self._offer.hold
+        try:
+            if self._scope["method"] != "GET" and not FOR_GET.isdisjoint(self._headers):
+                raise LeftToApp("nginx, which redirects every method as GET, would heed its range or condition")
+            goal = target(kind, self._offered.mapping, path, self._start["status"], headers)
+        except LeftToApp as reason:
+            logger.debug("%.200r is left to the app: %s", path, reason)
+            return await self._leave(path, headers)
+        logger.debug("%.200r is redirected to %.200r", path, goal)
+        redirect = self._redirect(headers, goal)
+        file = None
+        with contextlib.suppress(OSError):  # nginx alone may have it
+            file = OpenFile(path) if hold else None
+        if file is None:
+            await send_all(self._send, *redirect)
+        elif stat.S_ISREG(file.stat_result.st_mode) and self._is_longer(headers, file.stat_result.st_size):
+            file.close()
+        else:
+            self._file, self._held = file, redirect
+            self._timer = Timer(hold, self._release)
+
+    def _redirect(self, headers: Headers, goal: bytes) -> tuple[Message, Message]:
+        """A redirect that keeps the headers of a file's response."""
+        kind, dropped = self._offer.sendfile_type, FROM_THE_FILE[self._offer.sendfile_type]
+        headers = [header for header in headers if header[0] not in dropped] + [(b"content-length", b"0"), (kind, goal)]
+        start = {**self._start, "headers": add_vary(headers) if self._offered.varies else headers}
+        return start, {"type": "http.response.body", "body": b""}
+
+    async def _release(self) -> None:
+        """Send the redirect that has waited; if its file is gone by now, the file."""
+        file, found = self._file, self._file.stat_result
+        try:
+            if not file.is_there():
+                logger.debug("%.200r is gone, now that the app is done: it is sent by the app", file.path)
+                scope = {**self._scope, "extensions": {}}
+                return await send_file(file, found, self._start, scope, self._receive, self._send)
+        finally:
+            file.close()
+        if not found.st_mode & 0o044:
+            self._offer.warn(OWNER_ONLY, file.path, found.st_uid, found.st_mode & 0o7777)
+        await send_all(self._send, *self._held)
+
+    async def _leave(self, path: str, headers: Headers) -> None:
+        """Send what the app would have sent without the middleware, ranges included.
+
+        A refused range is not sent: only the app knows the headers of its own refusal.
+        """
+        found = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
+        if found is None or not self._is_longer(headers, found.st_size):
+            may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
+            send = self._send_unless_refused if may_refuse else self._send
+            scope = {**self._scope, "extensions": self.view.server}
+            await send_file(path, found, self._start, scope, self._receive, send)
+
+    def _send_unless_refused(self, message: Message) -> Awaitable[None]:
+        self._refused = self._refused or message.get("status") in (400, 416)
+        return send_all(self._send) if self._refused else self._send(message)
+
+    def _is_longer(self, headers: Headers, size: int) -> bool:
+        """Whether the headers speak of more bytes than there are, so that the app has to be asked again."""
+        length = dict(headers).get(b"content-length", b"")
+        self._longer = length.isdigit() and int(length) > size and may_ask_again(self._first)
+        return self._longer
 
 
 class Redirecting(Handover):
@@ -102,18 +189,20 @@ class Redirecting(Handover):
         if self._is_lost(error) and await client_is_there(self._receive):
             may = may_ask_again(self._first)
             if not self._refused:
-                what = "The app was asked once more." if may else "The app could not be asked once more."
+                what = "The app is asked again." if may else "The app cannot be asked again."
                 self._offer.warn(LOST, self._scope["path"], what, level=logging.ERROR)
             if may:
                 await ask_again(app, self._scope, self._first, self._receive, self._send)
                 return True
+        timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed
+        earlier = None if timer is None else timer.error
+        held = send_all(self._send, *self._held) if timer is None else timer.finish()
         if error is None:
-            await self._send_held()
+            await held
             return True
-        earlier = None if self._timer is None else self._timer.error
         # A cancelled app must not lose its response. What goes wrong with that must not hide the app's own error.
         with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-            await self._send_held()
+            await held
         if earlier is not None and isinstance(error, Exception):
             raise earlier
         return False
@@ -123,8 +212,5 @@ class Redirecting(Handover):
         is_missing = self.stage == HOLDING or (self.stage == WATCHING and self.view.known)
         if error is None:
             return is_missing or self._longer or self._refused
-        return is_loss(error) and (is_missing or bool(self._held))
-
-    async def _send_held(self) -> None:
-        timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed
-        await (send_all(self._send, *self._held) if timer is None else timer.finish())
+        # Starlette's `BaseHTTPMiddleware` waits for a response, and raises this if none comes.
+        return repr(error) == "RuntimeError('No response returned.')" and (is_missing or bool(self._held))

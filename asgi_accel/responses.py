@@ -122,16 +122,13 @@ def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
     if mapping is not None:
         if not isinstance(mapping, PathMap):
             raise ValueError(f"mapping={mapping!r}: give a PathMap, made once and not for each response")
-        uri = mapping.uri(path)
-        if uri is None:
+        if (uri := mapping.uri(path)) is None:
             raise ValueError(f"{path!r} is not covered by {mapping!r}; give a file in one of its directories")
     elif path.startswith("@"):
         if not _VISIBLE.fullmatch(path) or len(path) == 1:
             raise ValueError(f"{path!r}: a named location is '@' and its name, with no blanks or control characters")
         if query is not None:
-            raise ValueError(
-                f"query={query!r}: a named location, {path!r}, takes no query; give an internal one's path"
-            )
+            raise ValueError(f"query={query!r}: a named location, {path!r}, takes no query; give a path instead")
         return path
     else:
         try:
@@ -139,16 +136,14 @@ def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
         except UnicodeEncodeError as exc:
             raise ValueError(f"{path!r} is no text that can be encoded: {exc}") from exc
         if not raw.startswith(b"/") or is_unsafe(raw):
-            raise ValueError(
-                f"{path!r}: nginx takes a path that starts with '/' (or '@': a named location), no '..', no NUL"
-            )
+            raise ValueError(f"{path!r}: nginx takes a path that starts with '/' (or '@'), without '..' and NUL")
         uri = percent_encode(raw)
     if query is None:
         return uri
     if not isinstance(query, str):
         # Starlette's `QueryParams` is a mapping of names to their last values.
         pairs = query.multi_items() if hasattr(query, "multi_items") else query
-        query = urlencode(pairs if isinstance(pairs, Mapping) else list(pairs), doseq=True)
+        query = urlencode(list(pairs.items() if isinstance(pairs, Mapping) else pairs), doseq=True)
     if not _VISIBLE.fullmatch(query):
         raise ValueError(f"query={query!r} has a blank, a control character or no ASCII; encode it, or give a dict")
     return f"{uri}?{query}"

@@ -3,6 +3,7 @@
 Ranges are `FileResponse`'s own.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Awaitable
@@ -14,12 +15,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from asgi_accel.log import MALFORMED, NO_PAIR, logger
 from asgi_accel.mapping import decode_uri
-from asgi_accel.offer import RANGES, REDIRECT, Offer
+from asgi_accel.offer import RANGES, REDIRECT, Headers, Offer
 from asgi_accel.wait import OpenFile
 
-Headers = list[tuple[bytes, bytes]]
-
-CHUNK = 64 * 1024  # bytes, as `FileResponse` reads
 NEEDED_FOR_RANGES = {b"accept-ranges", b"content-type", b"etag", b"last-modified"}  # by `FileResponse`
 
 
@@ -62,8 +60,7 @@ class Serving:
             return await PlainTextResponse("Not Found", 404)(self._scope, self._receive, self._send)
         response = FileResponse(path, stat_result=found)
         own = [header for header in in_lower_case(start) if not _is_replaced(*header)]
-        names = dict(own)
-        response.raw_headers[:] = own + [header for header in response.raw_headers if header[0] not in names]
+        response.raw_headers[:] = own + [header for header in response.raw_headers if header[0] not in dict(own)]
         await response(self._scope, self._receive, self._send)
 
 
@@ -75,11 +72,10 @@ def _is_replaced(name: bytes, value: bytes) -> bool:
 
 async def stat_file(path: str) -> os.stat_result | None:
     """The `os.stat` of a regular file, or None."""
-    try:
+    with contextlib.suppress(OSError):
         found = await anyio.to_thread.run_sync(os.stat, path)
-    except OSError:
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
+        return found if stat.S_ISREG(found.st_mode) else None
+    return None
 
 
 async def send_file(
@@ -108,7 +104,7 @@ async def send_bytes(message: Message, send: Send) -> None:
     left = message.get("count")
     async with await anyio.open_file(message["path"], "rb") as file:
         await file.seek(message.get("offset") or 0)
-        while chunk := await file.read(CHUNK if left is None else min(CHUNK, left)):
+        while chunk := await file.read(min(65536, 65536 if left is None else left)):
             left = None if left is None else left - len(chunk)
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
     await send({"type": "http.response.body", "body": b""})

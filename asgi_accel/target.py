@@ -7,9 +7,7 @@ import re
 from urllib.parse import unquote
 
 from asgi_accel.mapping import PathMap
-from asgi_accel.offer import REDIRECT, SENDFILE
-
-Headers = list[tuple[bytes, bytes]]
+from asgi_accel.offer import REDIRECT, SENDFILE, Headers
 
 VARY = b"X-Accel-Mapping"
 LONGEST_URI = 2048  # bytes
@@ -47,8 +45,7 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
         raise LeftToApp(f"nginx would turn its status, {status}, into 200")
     if b"content-encoding" in dict(headers):
         raise LeftToApp("nginx would drop its Content-Encoding")
-    uri = offered.uri(path)
-    if uri is None:
+    if (uri := offered.uri(path)) is None:
         raise LeftToApp("no pair that is offered covers it")
     size = len(uri) + sum([len(name) + len(value) + 4 for name, value in headers])
     if len(uri) > LONGEST_URI or size > LONGEST_HEADERS:

@@ -2,7 +2,7 @@
 
 What an app does after its response, such as a background task, can delete the file before nginx opens it. So nginx is
 told only when the app is done, and what is gone by then is sent by the app, from the open file. Which redirects wait
-is decided in `handover.py`.
+is decided in `redirecting.py`.
 
 Opening a file and looking at it happens in the event loop: a thread would cost more than all the rest of a redirect. On
 a network mount that hangs, the loop hangs with it; ``hold=0`` opens nothing.

@@ -323,7 +323,7 @@ class TestNever:
         answer = await ask(AccelMiddleware(counted, mapping), offer, *headers, method=method, receive=still_there)
         assert (answer.messages, counted.calls) == ([], 1)
         assert len(errors(caplog)) == 1
-        assert errors(caplog)[0].endswith(f"{REMEDY} The app could not be asked once more.")
+        assert errors(caplog)[0].endswith(f"{REMEDY} The app cannot be asked again.")
 
     @pytest.mark.parametrize("method", ["POST", "GET"])
     async def test_post_that_is_longer(self, file: Path, mapping: PathMap, offer: Header, method: str) -> None:
@@ -649,7 +649,7 @@ class TestLog:
             await ask(app, offer, path="/x\r\nERROR forged" + "y" * 999)
         (message,) = errors(caplog)
         assert message.startswith("the file response to '/x\\r\\nERROR forged")
-        assert message.endswith(f"{REMEDY} The app was asked once more.")
+        assert message.endswith(f"{REMEDY} The app is asked again.")
         assert message.isprintable()
         assert len(message) < 600
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
