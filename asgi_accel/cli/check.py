@@ -39,7 +39,7 @@ def check(site: Site, mapping: PathMap | None = None) -> Iterator[Finding]:
     Raises:
         CannotLook: The site does not answer, or the time is over.
     """
-    given = {name.lower() for name, _ in site.given}
+    given = {name.lower() for name in site.given}
     origin = [] if "origin" in given else [("Origin", ORIGIN)]
     look = Look(site, mapping, origin, bool(given - {"host", "origin"}))
     looks: list[tuple[str, Callable[[Look], Iterable[Finding]]]] = [("who sends the file", lambda _: [who_sends(look)])]
