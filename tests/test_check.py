@@ -161,13 +161,13 @@ class TestSites:
         [
             ("no offer", "who sends the file", "the app: 200", "proxy_set_header X-Accel-Mapping"),
             ("wrong alias", "who sends the file", "404: the app said yes", "alias"),
-            ("other prefix", "who sends the file", "no location", "location ^~ /download/ { internal; alias"),
+            ("other prefix", "who sends the file", "no location", 'location ^~ "/download/" { internal; alias'),
             ("unreadable", "who sends the file", "403: the app said yes", "www-data"),
             ("no app", "who sends the file", "502, from nginx", "error log"),
             ("nobody takes it", "who sends the file", "nobody", "proxy_ignore_headers"),
             ("shown", "redirect target", "X-Accel-Redirect", "proxy_hide_header X-Accel-Redirect;"),
             ("not internal", "/download/ from outside", "403", "internal;"),
-            ("no slash", "out of /download/", "/download../", "location ^~ /download/ {"),
+            ("no slash", "out of /download/", "/download../", 'location ^~ "/download/" {'),
             ("type believed", "forged X-Sendfile-Type", "app", 'proxy_set_header X-Sendfile-Type "";'),
             ("headers lost", "the app's headers", "X-Own", "add_header X-Own $upstream_http_x_own;"),
             ("name lost", "name of the download", "inline", "add_header Content-Disposition"),
@@ -191,8 +191,8 @@ class TestSites:
     @pytest.mark.parametrize(
         ("name", "seen", "advice"),
         [
-            ("no location", "nginx has no location for /download/", "location ^~ /download/ { internal; alias"),
-            ("other prefix", "nginx has no location for /download/", "location ^~ /download/ { internal; alias"),
+            ("no location", "nginx has no location for /download/", 'location ^~ "/download/" { internal; alias'),
+            ("other prefix", "nginx has no location for /download/", 'location ^~ "/download/" { internal; alias'),
             ("another server", "404: nginx says so itself, without asking", "default_server"),
             ("inner location", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
             ("inner location", "the app: 200", "forgets those of the levels above"),
@@ -226,7 +226,7 @@ class TestSites:
         status, found = run(capsys, sites.url(name, route))
         assert status == 1
         assert "no location" in "".join(found["who sends the file"][1:])
-        assert "location ^~ /prefix/ { internal; alias /the/directory/; }" in found["who sends the file"][2]
+        assert 'location ^~ "/prefix/" { internal; alias "/the/directory/"; }' in found["who sends the file"][2]
 
     def test_swapped_mapping_of_the_app(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """The two sides of the app's mapping are swapped: nginx has a location by the name of the directory."""
@@ -388,7 +388,7 @@ class TestCommand:
         assert main(["check", sites.url("no offer")]) == 1
         lines = capsys.readouterr().out.splitlines()
         assert lines[0].startswith("✗ who sends the file")
-        assert lines[1].startswith("      where nginx proxies to the app it needs")
+        assert lines[2].startswith("      proxy_set_header X-Accel-Mapping")
         assert "✓ HEAD                       as GET, without the body" in lines
 
     def test_ascii(self, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from asgi_accel.cli.findings import advise
 from asgi_accel.cli.values import CONTROL
 
+ORIGIN = "https://asgi-accel-check.invalid"  # what browsers add to requests from another site
 LONGEST_BODY = 65536  # bytes that are read of an answer
 
 
@@ -43,10 +45,6 @@ class Answer:
         text = self.get("content-range").rpartition("/")[2] or self.get("content-length")
         # A longer number is nonsense, and Python reads no more than 4,300 digits.
         return int(text) if re.fullmatch(r"[0-9]{1,18}", text) else -1
-
-    @property
-    def is_empty(self) -> bool:
-        return self.size <= 0 and not self.body
 
     @property
     def sender(self) -> str | None:
@@ -99,17 +97,15 @@ class Site:
                 context = ssl.create_default_context(cafile=ca)
                 self.connection = http.client.HTTPSConnection(host, port, context=context)
         except OSError as exc:
-            raise CannotLook(f"--ca {ca!r}: {exc}: give a file with a certificate in PEM") from None
+            raise CannotLook(advise("bad ca", ca=repr(ca), error=exc)) from None
         except (KeyError, ValueError, http.client.InvalidURL):
             shown = re.sub("//[^/]*@", "//...@", url)  # without a password
-            raise CannotLook(
-                f"{shown!r} is no URL to ask: give one like https://www.example/reports/7, "
-                "and a user name by --header 'Authorization: Basic ...'"
-            ) from None
+            raise CannotLook(advise("bad url", url=repr(shown))) from None
         target = (parts.path or "/") + f"?{parts.query}" * bool(parts.query)
         self.target = quote(target, safe="/%:@!$&'()*+,;=~?", errors="surrogateescape")
         self.given = {name.title(): value for name, value in headers}
-        self.headers = {"User-Agent": "asgi-accel check", "Accept": "*/*", "Connection": "close", **self.given}
+        usual = {"User-Agent": "asgi-accel check", "Accept": "*/*", "Connection": "close", "Origin": ORIGIN}
+        self.headers = {**usual, **self.given}
 
     def ask(self, method: str = "GET", *more: tuple[str, str], path: str | None = None) -> Answer:
         """Send one request, and read no more of the answer than is needed.
@@ -121,7 +117,7 @@ class Site:
         target, headers = path or self.target, {**self.headers, **dict(more)}
         encoded = {name: value.encode("utf-8", "surrogateescape") for name, value in headers.items()}
         try:
-            self.connection.timeout = self.left()
+            self.connection.timeout = max(self.deadline - time.monotonic(), 0)
             self.connection.request(method, target, headers=encoded)
             reader: Any = _Timed(self)
             response = http.client.HTTPResponse(reader, method=method)
@@ -131,33 +127,22 @@ class Site:
                 response.begin()
             found = {name.lower(): " ".join(response.getheader(name, "").split()) for name in response.headers}
             return Answer(response.status, found, response.read(LONGEST_BODY))
-        except TimeoutError:
-            seconds = f"{self.timeout:g} seconds (--timeout)"
-            raise OutOfTime(f"{self.connection.host} has not answered all in {seconds}") from None
         except (OSError, http.client.HTTPException, ValueError) as exc:
+            if time.monotonic() >= self.deadline:
+                raise OutOfTime(advise("no time", host=self.connection.host, seconds=f"{self.timeout:g}")) from None
             what = f"this is no HTTP: {exc}" if type(exc) is http.client.BadStatusLine else str(exc)
             if isinstance(exc, ssl.SSLCertVerificationError):
-                what = (
-                    f"{exc.verify_message}. If another server block answers, its certificate is for another name. "
-                    "If the authority is your own, give its certificate: --ca FILE"
-                )
+                what = advise("bad certificate", error=exc.verify_message)
             raise CannotLook(f"{method} {target} of {self.connection.host}: {what[:300]}") from exc
         finally:
             self.connection.close()
-
-    def left(self) -> float:
-        """Seconds that are left; raises TimeoutError if there are none."""
-        left = self.deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
 
 
 class _Timed(io.RawIOBase):
     """What http.client takes for a socket: a server that sends a byte now and then gets no more time than another."""
 
     def __init__(self, site: Site) -> None:
-        self._site, self._socket = site, site.connection.sock
+        self._socket, self._deadline = site.connection.sock, site.deadline
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(self)
@@ -166,5 +151,5 @@ class _Timed(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        self._socket.settimeout(self._site.left())
+        self._socket.settimeout(self._deadline - time.monotonic())  # a ValueError once it is over
         return int(self._socket.recv_into(buffer))

@@ -5,32 +5,32 @@ from __future__ import annotations
 import functools
 import re
 import secrets
+from collections.abc import Iterator
 
 from asgi_accel.cli.ask import Answer, Site
 from asgi_accel.cli.findings import Finding, advise, say
-from asgi_accel.cli.values import with_slashes
+from asgi_accel.cli.values import quoted, with_slashes
 from asgi_accel.mapping import PathMap, percent_encode
 
 
 class Look:
     """A site, its first answers, and more of them that are asked for once something needs them."""
 
-    def __init__(self, site: Site, mapping: PathMap | None, origin: list[tuple[str, str]], has_header: bool) -> None:
-        self.site, self.mapping, self.origin, self.has_header = site, mapping, origin, has_header
-        self.got = site.ask("GET", *origin)
-        self.head = site.ask("HEAD", *origin)
-        # What comes for a path that nobody has, and to a method that no route of an app takes unless it says so.
-        self.nowhere = site.ask("GET", *origin, path=f"/asgi-accel-check-{secrets.token_hex(8)}/")
+    def __init__(self, site: Site, mapping: PathMap | None) -> None:
+        self.site, self.mapping = site, mapping
+        self.got, self.head = site.ask(), site.ask("HEAD")
+        self.nowhere = site.ask(path=f"/asgi-accel-check-{secrets.token_hex(8)}/")  # a path that nobody has
         self.pairs = with_slashes(mapping or PathMap())
 
     @functools.cached_property
     def options(self) -> Answer:
-        return self.site.ask("OPTIONS", *self.origin)
+        """What comes to a method that no route of an app takes unless it says so."""
+        return self.site.ask("OPTIONS")
 
     @functools.cached_property
     def is_new_each_time(self) -> bool:
         """Whether two requests that are the same get different files."""
-        again = self.site.ask("GET", *self.origin)
+        again = self.site.ask()
         names = ("etag", "last-modified", "content-disposition")
         return again.identity != self.got.identity or any(again.get(name) != self.got.get(name) for name in names)
 
@@ -45,14 +45,10 @@ class Look:
         unheeded = self.site.ask("GET", ("If-None-Match", self.got.get("etag"))).status == 200
         return "app" if parts or (unheeded and not self.is_new_each_time) else None
 
-    @functools.cached_property
+    @property
     def app_said_yes(self) -> bool:
         """Whether the app has let the request in: it answers HEAD itself, or its name for the file is there."""
         return self.head.status == 200 or "content-disposition" in self.got.headers
-
-    @functools.cached_property
-    def nginx_asks_the_app(self) -> bool:
-        return self.app_said_yes or self.head.status == 405 or not self.options.is_of_nginx
 
     def at(self, path: str) -> Answer:
         return self.site.ask(path=percent_encode(path.encode("utf-8", "surrogateescape")))
@@ -78,74 +74,49 @@ class Look:
 
 
 def location(directory: str, prefix: str) -> str:
-    return f"location ^~ {_quoted(prefix)} {{ internal; alias {_quoted(directory)}; }}"
+    path, alias = (quoted(f"the mapping's {text!r}", text, variables=False) for text in (prefix, directory))
+    return f"location ^~ {path} {{ internal; alias {alias}; }}"
 
 
-def _quoted(text: str) -> str:
-    """A value as nginx reads it, in quotes if it needs them."""
-    return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"' if re.search(r"[\s;{}#\"'\\]", text) else text
-
-
-def who_sends(look: Look) -> Finding:
+def who_sends_the_file(look: Look) -> Iterator[Finding]:
     """Who sends the file. If it is not nginx, the cause and what to change."""
-    got = look.got
-    if got.status == 200 and got.is_empty and _is_untaken(look):
-        return say("untaken")
-    if got.status != 200:
-        return _refused(look)
-    if (got.status, got.body) == (look.nowhere.status, look.nowhere.body):
-        return say("any path", advice=_no_file(look))
-    what = f"200, {got.size:,} bytes" if got.size >= 0 else "200"
-    if look.sender == "app" and not look.is_new_each_time:
-        return say("the app", what=what, advice=_no_offer(look))
-    return say({"nginx": "nginx", "app": "made anew"}.get(look.sender or "", "nobody knows"), what=what)
+    got, missing = look.got, look.missing if look.got.status != 200 else []
+    pairs = missing or look.pairs or [("/the/directory/", "/prefix/")]
+    locations = "\n".join(location(*pair) for pair in pairs)
+    yield say(
+        _cause(look),
+        status=got.status,
+        size=f", {got.size:,} bytes" if got.size >= 0 else "",
+        target=got.get("location"),
+        yes="the app said yes" if look.app_said_yes else "the app did not say no",
+        login=advise("not let in" if look.site.given.keys() - {"Host", "Origin"} else "let in"),
+        cause=advise("another server" if look.pairs else "no location or another server", locations=locations),
+        prefixes=", ".join(prefix for _, prefix in missing) or "the app's prefix",
+        locations=locations,
+        mapping=look.mapping or "/the/directory/=/prefix/",
+        right=", ".join(f"{prefix}={directory}" for directory, prefix in look.pairs),
+    )
 
 
-def _is_untaken(look: Look) -> bool:
-    return "x-accel-redirect" in look.got.headers or look.head.size > 0 or not look.got.get("etag")
-
-
-def _refused(look: Look) -> Finding:
-    """What another status than 200 means, and what to change."""
+def _cause(look: Look) -> str:
+    """Which text of the template tells it."""
     got, status = look.got, look.got.status
-    yes = "the app said yes" if look.app_said_yes else "the app did not say no"
+    if status == 200:
+        if not got.body and ("x-accel-redirect" in got.headers or look.head.size > 0 or not got.get("etag")):
+            return "untaken"
+        if (status, got.body) == (look.nowhere.status, look.nowhere.body):
+            return "any path"
+        if look.sender != "app":
+            return look.sender or "nobody knows"
+        return "made anew" if look.is_new_each_time else "swapped" if look.is_swapped else "the app"
     if got.is_of_nginx and status in (403, 404):
-        if not look.nginx_asks_the_app:
-            return say("not asked", status=status, another=advise("another server"))
-        return say("unreadable" if status == 403 else "not there", yes=yes, locations=_locations(look.pairs))
+        if not look.app_said_yes and look.head.status != 405 and look.options.is_of_nginx:
+            return "not asked"
+        return "unreadable" if status == 403 else "not there"
     if got.is_of_nginx and status > 401:
-        return say("of nginx", status=status)
+        return "of nginx"
     if look.missing or (status == 404 and look.app_said_yes):
-        prefixes = ", ".join(prefix for _, prefix in look.missing) or "the app's prefix"
-        advice = _swapped(look) or advise("needs location", locations=_locations(look.missing or look.pairs))
-        return say("no location", status=status, yes=yes, prefixes=prefixes, advice=advice)
-    not_let_in = advise("not let in" if look.has_header else "let in")
+        return "swapped" if look.is_swapped else "no location"
     if 300 < status < 400:
-        advice = advise("follow") if got.is_of_nginx else not_let_in
-        return say("moved", status=status, location=got.get("location"), advice=advice)
-    advice = _no_file(look) if status == 404 else advise("app failed") if status >= 500 else not_let_in
-    return say("of the app", status=status, advice=advice)
-
-
-def _no_file(look: Look) -> str:
-    key = "no file" if look.pairs else "no file or location"
-    return advise(key, another=advise("another server"), locations=_locations([]))
-
-
-def _no_offer(look: Look) -> str:
-    """Why the app sends the file itself."""
-    offer = advise("offer", mapping=look.mapping or "/the/directory/=/prefix/")
-    if look.mapping is None or look.is_swapped:
-        return _swapped(look) or offer
-    answer = look.site.ask("GET", ("X-Accel-Mapping", str(look.mapping)))
-    believed = answer.status in (403, 404) or answer.sender == "nginx"  # so a client's own has reached the app
-    return advise("no header" if believed else "another header", offer=offer)
-
-
-def _swapped(look: Look) -> str:
-    right = ", ".join(f"{prefix}={directory}" for directory, prefix in look.pairs)
-    return advise("swapped", right=right) if look.is_swapped else ""
-
-
-def _locations(pairs: list[tuple[str, str]]) -> str:
-    return "\n".join(location(*pair) for pair in pairs or [("/the/directory/", "/prefix/")])
+        return "moved by nginx" if got.is_of_nginx else "moved"
+    return "no file" if status == 404 else "app failed" if status >= 500 else "refused"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from dataclasses import dataclass
 
 from asgi_accel.cli.values import TEMPLATES
 
-MARKS: dict[str, bool | None] = {"✓": True, "✗": False, "-": None}
+TEXTS = {
+    key: said.strip()
+    for key, said in re.findall(r"^\[(.+)\](.*(?:\n.+)*)", (TEMPLATES / "check.txt").read_text("utf-8"), re.MULTILINE)
+}
 
 
 @dataclass
@@ -28,15 +30,13 @@ def say(key: str, **values: object) -> Finding:
     """One of the findings of the template, with its values."""
     mark, _, text = advise(key, **values).partition(" ")
     name, seen, *advice = text.split("\n")
-    return Finding(name, MARKS[mark], seen, "\n".join(advice))
+    return Finding(name, {"✓": True, "✗": False}.get(mark), seen, "\n".join(advice))
 
 
 def advise(key: str, **values: object) -> str:
-    """One of the texts of the template, with its values."""
-    return re.sub(r"<([a-z]+)>", lambda name: str(values[name[1]]), _texts()[key])
+    """One of the texts of the template. What stands in <> there is one of the values, or else another text."""
 
+    def meant(name: re.Match[str]) -> str:
+        return str(values[name[1]]) if name[1] in values else advise(name[1], **values)
 
-@functools.cache
-def _texts() -> dict[str, str]:
-    text = (TEMPLATES / "check.txt").read_text("utf-8")
-    return {key: said.strip() for key, said in re.findall(r"^\[(.+)\](.*(?:\n.+)*)", text, re.MULTILINE)}
+    return re.sub(r"<([a-z ]+)>", meant, TEXTS[key])
