@@ -205,6 +205,12 @@ class TestLoad:
         assert named in output.err.replace(f"{module.parent}/", "")
         assert output.err.count("\n") == 1
 
+    def test_factory_that_needs_more(self, module: Path) -> None:
+        """A factory is called without arguments."""
+        module.write_text("def make(settings):\n    return settings\n")
+        with pytest.raises(ValueError, match="missing 1 required positional argument: 'settings'"):
+            load("module_of_a_test:make", factory=True)
+
     @pytest.mark.parametrize("app", ["main", "main:", ":app", ""])
     def test_bad_name(self, app: str) -> None:
         """What is no module and name is refused with an example."""

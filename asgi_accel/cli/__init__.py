@@ -8,17 +8,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from asgi_accel.cli import check
 from asgi_accel.cli.app import Found, add_app, given_app
 from asgi_accel.cli.caddy import caddy
 from asgi_accel.cli.nginx import nginx
 from asgi_accel.cli.storage import CA, Storage, Storages
-from asgi_accel.mapping import PathMap
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,11 +58,8 @@ def _add_nginx(commands: Commands) -> None:
     add("--storage", metavar="PREFIX=URL", help="such as /bucket/=https://storage.example/archives/", **several)
     add("--storage-ca", metavar="FILE", default=CA, help="certificates to trust (default: %(default)s)")
     add("--hide-header", metavar="NAME", help="a header of the storage that clients must not see", **several)
-    add(
-        "--resolver",
-        metavar="ADDRESS",
-        help="the DNS server to ask for the storage; by default nginx asks at its start",
-    )
+    text = "the DNS server to ask for the storage; by default nginx asks at its start"
+    add("--resolver", metavar="ADDRESS", help=text)
     parser.set_defaults(run=_run_nginx)
 
 
@@ -108,7 +103,7 @@ def _add_upstream(parser: argparse.ArgumentParser) -> None:
 
 
 def _found(given: argparse.Namespace, prefixes: Sequence[str] = ()) -> Found:
-    found = given_app(given, prefixes) or Found(PathMap())
+    found = given_app(given, prefixes)
     if not given.secret or found.secret:
         return found
     secret = os.environ.get("ACCEL_SECRET")

@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import functools
 import importlib
-import inspect
 import os
 import sys
 import traceback
@@ -49,7 +48,12 @@ def load(app: str, *, factory: bool = False) -> Any:
         with contextlib.redirect_stdout(sys.stderr):
             start: Any = importlib.import_module(module)
             loaded = functools.reduce(getattr, attributes.split("."), start)
-            return loaded() if factory or _makes_app(loaded) else loaded
+            try:
+                return loaded()
+            except TypeError:
+                if factory:
+                    raise
+                return loaded
     except (Exception, SystemExit) as exc:
         error = " ".join(f"{type(exc).__name__}: {exc}".split())
         for frame in traceback.extract_tb(exc.__traceback__):
@@ -57,15 +61,6 @@ def load(app: str, *, factory: bool = False) -> Any:
                 error += f" ({frame.filename}, line {frame.lineno})"
                 break
         raise ValueError(f"the app {app!r} cannot be imported from {os.getcwd()}: {error}") from exc
-
-
-def _makes_app(loaded: Any) -> bool:
-    """Whether it can be called with no arguments, which uvicorn takes for a function that makes the app."""
-    try:
-        inspect.signature(loaded).bind()
-    except (TypeError, ValueError):
-        return False
-    return True
 
 
 def find(app: Any) -> Found | None:
@@ -83,8 +78,7 @@ def find(app: Any) -> Found | None:
 
 def _given(middleware: AccelMiddleware) -> Found:
     offer = middleware._offer
-    secret = None if offer.secret is None else offer.secret.decode()
-    return Found(offer.mapping, secret, offer.sendfile_type.decode())
+    return Found(offer.mapping, offer.secret.decode() if offer.secret else None, offer.sendfile_type.decode())
 
 
 def _middlewares(part: Any) -> Iterator[AccelMiddleware]:
@@ -125,10 +119,8 @@ def check_prefixes(app: Any, prefixes: Iterable[str]) -> None:
             fixed = path.partition("{")[0] + "/" * isinstance(part, Mount)
             for prefix in prefixes:
                 if prefix != "/" and fixed.startswith(f"{prefix.rstrip('/')}/"):
-                    raise ValueError(
-                        f"the prefix {prefix!r} is also the app's route {path!r}: clients that ask for that would get "
-                        "the proxy's 404; give the files another prefix"
-                    )
+                    text = f"the prefix {prefix!r} is also the app's route {path!r}, for which clients would get a 404"
+                    raise ValueError(f"{text}: give the files another prefix")
 
 
 def add_app(parser: argparse.ArgumentParser, *, required: bool) -> None:
@@ -139,8 +131,8 @@ def add_app(parser: argparse.ArgumentParser, *, required: bool) -> None:
     parser.add_argument("--factory", action="store_true", help="--app names a function that makes the app")
 
 
-def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> Found | None:
-    """What those arguments say, or None if they were left out.
+def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> Found:
+    """What those arguments say; an empty mapping if they were left out.
 
     `more_prefixes` are those that the proxy uses besides the mapping's: none may be a route of the app.
 
@@ -150,7 +142,7 @@ def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> F
     if given.app is None:
         if given.factory:
             raise ValueError("--factory is for --app, which is not given")
-        return None if given.mapping is None else Found(PathMap.parse(given.mapping))
+        return Found(PathMap.parse(given.mapping or ""))
     return told(load(given.app, factory=given.factory), given.app, None, more_prefixes)
 
 
@@ -169,8 +161,7 @@ def told(app: Any, name: str, mapping: str | None, more_prefixes: Iterable[str] 
         raise ValueError(f"the app {name!r} has no AccelMiddleware: add one, or give --mapping")
     if found.sendfile_type != "x-accel-redirect":
         raise ValueError(
-            f"the app {name!r} has sendfile_type='X-Sendfile', for Apache and lighttpd: there is nothing to print "
-            "for them; docs/proxies.md has what to write"
+            f"the app {name!r} is for Apache or lighttpd (X-Sendfile): nothing to print, see docs/proxies.md"
         )
     if not found.mapping:
         raise ValueError(

@@ -80,9 +80,7 @@ class Site:
         CannotLook: The URL or the file is none.
     """
 
-    def __init__(
-        self, url: str, headers: Sequence[tuple[str, str]] = (), *, timeout: float = 30, ca: str | None = None
-    ) -> None:
+    def __init__(self, url: str, headers: Sequence[tuple[str, str]], timeout: float, ca: str | None = None) -> None:
         self.timeout = timeout
         self.deadline = time.monotonic() + timeout
         try:

@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 
-from asgi_accel.cli.values import CONTROL, checked_pairs, checked_upstream, fill
+from asgi_accel.cli.values import checked_pairs, checked_upstream, fill
 from asgi_accel.mapping import PathMap, percent_encode
 
 
@@ -58,12 +58,9 @@ def _handler(number: int, path: str, prefix: str) -> str:
 
 def _literal(what: str, value: str) -> str:
     """A value in a Caddyfile's backticks, where all stands for itself but they and what is in braces."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{what} holds bytes that are no UTF-8: a Caddyfile cannot hold them; rename it") from None
-    if CONTROL.search(value) or re.search("[`{}]", value):
+    if re.search("[\x00-\x1f\x7f`{}\ud800-\udfff]", value):
         raise ValueError(
-            f"{what} holds a control character, a backtick or a brace: Caddy reads a meaning in it; rename it"
+            f"{what} holds a control character, a backtick, a brace or bytes that are no UTF-8: a Caddyfile has no way "
+            "to write them; rename it"
         )
     return f"`{value}`"

@@ -16,11 +16,11 @@ from asgi_accel.mapping import PathMap, percent_encode
 class Look:
     """A site, its first answers, and more of them that are asked for once something needs them."""
 
-    def __init__(self, site: Site, mapping: PathMap | None) -> None:
+    def __init__(self, site: Site, mapping: PathMap) -> None:
         self.site, self.mapping = site, mapping
         self.got, self.head = site.ask(), site.ask("HEAD")
         self.nowhere = site.ask(path=f"/asgi-accel-check-{secrets.token_hex(8)}/")  # a path that nobody has
-        self.pairs = with_slashes(mapping or PathMap())
+        self.pairs = with_slashes(mapping)
 
     @functools.cached_property
     def options(self) -> Answer:

@@ -27,12 +27,12 @@ OF_THE_SENDER = re.compile(
 OF_THE_SITE = {name.lower() for name in BROUGHT_BACK} - {"content-language", "link", "repr-digest", "sourcemap"}
 
 
-def check(site: Site, mapping: PathMap | None = None) -> Iterator[Finding]:
+def check(site: Site, mapping: PathMap) -> Iterator[Finding]:
     """Ask a site for a file that its app serves, and tell what comes.
 
     Args:
         site: The URL of the file, on the proxy, and how to ask for it.
-        mapping: The map that the app uses, if the internal locations shall be looked at, too.
+        mapping: The map that the app uses, if the internal locations shall be looked at, too; else an empty one.
 
     Raises:
         CannotLook: The site does not answer, or the time is over.
@@ -116,7 +116,7 @@ def _redirect_target(look: Look) -> Iterator[Finding]:
 
 
 def _internal_locations(look: Look) -> Iterator[Finding]:
-    if look.mapping is None:
+    if not look.mapping:
         yield say("no mapping")
     for directory, prefix in look.pairs:
         for name, tried in ((f"{prefix} from outside", prefix), (f"out of {prefix}", f"{prefix[:-1]}../")):
@@ -158,8 +158,8 @@ def run(given: argparse.Namespace) -> int:
     findings: list[Finding] = []  # those before the time was over, too
     reason = ""
     try:
-        site = Site(given.url, given.header, timeout=given.timeout, ca=given.ca)
-        findings.extend(check(site, None if found is None else found.mapping))
+        site = Site(given.url, given.header, given.timeout, given.ca)
+        findings.extend(check(site, found.mapping))
     except CannotLook as exc:
         reason = f"asgi-accel check: {_printable(str(exc))}\n"
     if not given.json:

@@ -13,16 +13,7 @@ from asgi_accel.cli.values import checked_pairs, checked_upstream, fill, header_
 from asgi_accel.mapping import PathMap
 
 # What nginx drops of a redirect, and browsers look for.
-BROUGHT_BACK = re.findall(
-    r"\S+",
-    """
-    Access-Control-Allow-Origin Access-Control-Allow-Credentials Access-Control-Expose-Headers Timing-Allow-Origin
-    Vary Content-Language Link Content-Security-Policy Content-Security-Policy-Report-Only Cross-Origin-Embedder-Policy
-    Cross-Origin-Opener-Policy Cross-Origin-Resource-Policy Origin-Agent-Cluster Permissions-Policy Referrer-Policy
-    Strict-Transport-Security X-Content-Type-Options X-Frame-Options X-Robots-Tag Repr-Digest Service-Worker-Allowed
-    SourceMap
-    """,
-)
+BROUGHT_BACK = fill("headers.txt").split()
 # What it keeps from the app, or says itself of the file: brought back, these come twice or belie the body.
 NOT_BROUGHT_BACK = re.compile(
     "accept-ranges|cache-control|connection|content-(disposition|encoding|length|range|type)|date|etag|expires"
@@ -58,30 +49,25 @@ def nginx(
     """
     # Two upstreams of one name are an error, and several of these files may be in one folder.
     name = re.sub(r"[^A-Za-z0-9]+", "_", f"accel {server_name or ''} {listen}").strip("_")
-    names = "    # Without server_name, nginx takes this server only where no other is the port's default_server.\n"
-    if server_name is not None:
-        names = f"    server_name {plain('server_name', server_name)};\n"
-    uploads = (
-        "    # nginx refuses uploads of more than 1 MB, by a 413. Say what you allow: client_max_body_size 100m;\n"
-    )
-    if body_size is not None:
-        uploads = f"    client_max_body_size {plain('client_max_body_size', body_size)};\n"
     return fill(
         "nginx.conf",
         shared=shared(name, upstream),
         listen=plain("listen", listen),
-        names=names,
-        uploads=uploads,
+        names=_directive("server_name", server_name),
+        uploads=_directive("client_max_body_size", body_size),
         app=app_location(name, mapping, secret),
         locations=internal_locations(mapping, headers, storages),
     )
 
 
+def _directive(name: str, value: str | None) -> str:
+    return "" if value is None else f"    {name} {plain(name, value)};\n"
+
+
 def shared(name: str, upstream: str) -> str:
     """What stands in ``http { }``, beside the server: maps, and an upstream of that name."""
     address = checked_upstream(upstream)
-    if upstream.startswith("unix:"):
-        address = quoted(f"the socket {upstream!r}", upstream)
+    address = quoted("the socket", address) if address.startswith("unix:") else address
     return fill("nginx-shared.conf", name=name, address=address)
 
 
@@ -106,8 +92,8 @@ def internal_locations(mapping: PathMap, headers: Sequence[str] = (), storages: 
     for lower, name in names.items():
         if NOT_BROUGHT_BACK.fullmatch(lower):
             raise ValueError(f"the header {name!r} is one that nginx keeps, or says itself of the file: leave it out")
-    values = {name: f"$upstream_http_{name.replace('-', '_')}" for name in names} | {"vary": "$accel_vary"}
-    back = {names[name]: values[name] for name in names}
+    back = {name: f"$upstream_http_{lower.replace('-', '_')}" for lower, name in names.items()}
+    back[names["vary"]] = "$accel_vary"
     files = "".join(
         fill(
             "nginx-files.conf",

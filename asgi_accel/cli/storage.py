@@ -86,14 +86,9 @@ class Storages:
     def _where(self, storage: Storage, address: str) -> str:
         if self.resolver is None:
             return f"        proxy_pass {storage.scheme}://{address}{storage.path};\n"
-        # Only a variable makes nginx ask again, and then proxy_pass has no path.
         pattern = quoted("the prefix", f"(?s)^{re.escape(storage.prefix)}(.*)")
-        return (
-            f"        resolver {plain('the resolver', self.resolver)} valid=30s;\n"
-            f"        set $accel_storage {address};\n"
-            f'        rewrite {pattern} "{storage.path}$1" break;\n'
-            f"        proxy_pass {storage.scheme}://$accel_storage;\n"
-        )
+        more = {"host": address, "pattern": pattern, "path": storage.path, "scheme": storage.scheme}
+        return fill("nginx-resolver.conf", resolver=plain("the resolver", self.resolver), **more)
 
 
 NO_STORAGES = Storages()

@@ -15,9 +15,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 def fill(template: str, **values: str) -> str:
     """A template with its values, for names in angle brackets. A name that has a line to itself stands for lines."""
     text = (TEMPLATES / template).read_text()
-    return re.sub(
-        r"^[ \t]*<([A-Z]+)>\n|<([A-Z]+)>", lambda name: values[(name[1] or name[2]).lower()], text, flags=re.M
-    )
+    return re.sub(r"(?m)^[ \t]*<([A-Z]+)>\n|<([A-Z]+)>", lambda name: values[(name[1] or name[2]).lower()], text)
 
 
 def with_slashes(mapping: PathMap) -> list[tuple[str, str]]:
@@ -28,13 +26,12 @@ def with_slashes(mapping: PathMap) -> list[tuple[str, str]]:
 def checked_pairs(mapping: PathMap) -> list[tuple[str, str]]:
     """The same, where a proxy can have them all."""
     pairs = with_slashes(mapping)
-    for path, _ in pairs:
-        if not path.startswith("/"):
-            raise ValueError(f"the directory {path!r} has a drive, so it covers nothing: give it from the root")
     if not pairs:
         raise ValueError("the mapping is empty: give one like /mnt/storage/=/download/")
     prefixes = [prefix for _, prefix in pairs]
-    for prefix in prefixes:
+    for path, prefix in pairs:
+        if not path.startswith("/"):
+            raise ValueError(f"the directory {path!r} has a drive, so it covers nothing: give it from the root")
         if prefix == "/":
             raise ValueError("the prefix / is where the proxy asks the app: give the files one like /download/")
         if prefixes.count(prefix) > 1:
@@ -43,16 +40,12 @@ def checked_pairs(mapping: PathMap) -> list[tuple[str, str]]:
 
 
 def checked_upstream(upstream: str) -> str:
-    if upstream.startswith("unix:"):
-        path = upstream.removeprefix("unix:")
-        if not path.startswith("/") or ":" in path or len(os.fsencode(path)) > 107:  # of sockaddr_un
-            raise ValueError(
-                f"the socket {path!r} must be an absolute path such as /run/app.sock, of up to 107 bytes with no colon"
-            )
-        return upstream
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?", upstream, re.ASCII)
-    if match is None or not 0 < int(match[2] or 80) < 65536:
-        raise ValueError(f"the upstream {upstream!r} must be a host and a port, such as 127.0.0.1:8000")
+    match = re.fullmatch(r"unix:/[^:]*|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", upstream)
+    if match is None or not 0 < int(match[1] or 80) < 65536 or len(os.fsencode(upstream)) > 112:  # of sockaddr_un
+        raise ValueError(
+            f"the upstream {upstream!r} must be a host and a port, such as 127.0.0.1:8000, or a unix socket's absolute "
+            "path of up to 107 bytes with no colon, such as /run/app.sock"
+        )
     return upstream
 
 
@@ -66,8 +59,9 @@ def plain(what: str, value: str) -> str:
 def quoted(what: str, value: str, *, variables: bool = True) -> str:
     """A value in nginx's quotes. Where nginx puts variables in, it has no way to write a dollar sign."""
     if CONTROL.search(value) or (variables and "$" in value):
-        bad = "a dollar sign, which nginx takes for a variable" if "$" in value else "a control character"
-        raise ValueError(f"{what} holds {bad}: nginx's configuration has no way to write it; rename it")
+        raise ValueError(
+            f"{what} holds a control character or a dollar sign, which nginx has no way to write: rename it"
+        )
     text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if len(os.fsencode(text)) > 4096:  # NGX_CONF_BUFFER
         raise ValueError(f"{what} is longer than the 4096 bytes that nginx takes for one value")
