@@ -81,8 +81,8 @@ class Site:
     """
 
     def __init__(self, url: str, headers: Sequence[tuple[str, str]], timeout: float, ca: str | None = None) -> None:
-        self.timeout = timeout
-        self.deadline = time.monotonic() + timeout
+        self.timeout: float = timeout
+        self.deadline: float = time.monotonic() + timeout
         try:
             parts = urlsplit(url)
             host = (parts.hostname or "").encode("idna").decode()
@@ -90,7 +90,7 @@ class Site:
             # urlsplit leaves some control characters out without a word.
             if not host or "@" in parts.netloc or CONTROL.search(url):
                 raise ValueError
-            self.connection = http.client.HTTPConnection(host, port)
+            self.connection: http.client.HTTPConnection = http.client.HTTPConnection(host, port)
             if parts.scheme == "https":
                 context = ssl.create_default_context(cafile=ca)
                 self.connection = http.client.HTTPSConnection(host, port, context=context)
@@ -100,10 +100,10 @@ class Site:
             shown = re.sub("//[^/]*@", "//...@", url)  # without a password
             raise CannotLook(advise("bad url", url=repr(shown))) from None
         target = (parts.path or "/") + f"?{parts.query}" * bool(parts.query)
-        self.target = quote(target, safe="/%:@!$&'()*+,;=~?", errors="surrogateescape")
-        self.given = {name.title(): value for name, value in headers}
+        self.target: str = quote(target, safe="/%:@!$&'()*+,;=~?", errors="surrogateescape")
+        self.given: dict[str, str] = {name.title(): value for name, value in headers}
         usual = {"User-Agent": "asgi-accel check", "Accept": "*/*", "Connection": "close", "Origin": ORIGIN}
-        self.headers = {**usual, **self.given}
+        self.headers: dict[str, str] = {**usual, **self.given}
 
     def ask(self, method: str = "GET", *more: tuple[str, str], path: str | None = None) -> Answer:
         """Send one request, and read no more of the answer than is needed.

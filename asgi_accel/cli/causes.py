@@ -17,10 +17,12 @@ class Look:
     """A site, its first answers, and more of them that are asked for once something needs them."""
 
     def __init__(self, site: Site, mapping: PathMap) -> None:
-        self.site, self.mapping = site, mapping
-        self.got, self.head = site.ask(), site.ask("HEAD")
-        self.nowhere = site.ask(path=f"/asgi-accel-check-{secrets.token_hex(8)}/")  # a path that nobody has
-        self.pairs = with_slashes(mapping)
+        self.site: Site = site
+        self.mapping: PathMap = mapping
+        self.got: Answer = site.ask()
+        self.head: Answer = site.ask("HEAD")
+        self.nowhere: Answer = site.ask(path=f"/asgi-accel-check-{secrets.token_hex(8)}/")  # a path that nobody has
+        self.pairs: list[tuple[str, str]] = with_slashes(mapping)
 
     @functools.cached_property
     def options(self) -> Answer:
