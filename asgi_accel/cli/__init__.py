@@ -16,7 +16,7 @@ from asgi_accel.cli.caddy import caddy
 from asgi_accel.cli.nginx import nginx
 from asgi_accel.cli.storage import CA, Storage, Storages
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+Commands: TypeAlias = "argparse._SubParsersAction[Any]"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
