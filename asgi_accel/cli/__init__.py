@@ -28,14 +28,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+class _Parser(argparse.ArgumentParser):
+    """Leaves alone what stands behind `--`, for a command that takes such."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self.get_default("command") is None or "--" not in args:
+            return super().parse_known_args(args, namespace)
+        at = args.index("--")
+        known, rest = super().parse_known_args(args[:at], namespace)
+        known.command = args[at + 1 :]
+        return known, rest
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="asgi-accel",
         description="Set up the proxy that sends the files of an ASGI app, and check a live site.",
     )
     parser.add_argument("--version", action="version", version=f"asgi-accel {version('asgi-accel')}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in (_add_nginx, _add_caddy, _add_check):
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+    for add in (_add_run, _add_nginx, _add_caddy, _add_check):
         add(commands)
     return parser
 
@@ -116,6 +128,53 @@ def _print(text: str) -> int:
     # The names of directories are bytes, whatever the terminal's encoding.
     sys.stdout.buffer.write(os.fsencode(text))
     return 0
+
+
+def _add_run(commands: Commands) -> None:
+    parser = commands.add_parser(
+        "run",
+        help="run an app behind a proxy",
+        usage="%(prog)s [OPTIONS] APP [-- COMMAND ...]",
+        description="Run an app behind a proxy of its own, nginx or Caddy. COMMAND starts the app, by default uvicorn: "
+        "{app} in it is APP, and {socket} the unix socket where the app has to listen. The exit status is 0 if a "
+        "signal has ended it, 1 if the app or the proxy has, 2 if it could not start.",
+        epilog="example: asgi-accel run main:app -- granian --interface asgi --uds {socket} {app}",
+    )
+    parser.add_argument("app", metavar="APP", help="module:attribute, imported as uvicorn does")
+    parser.add_argument("--mapping", metavar="MAPPING", help="for an app without AccelMiddleware: it is wrapped in one")
+    parser.add_argument("--factory", action="store_true", help="APP names a function that makes the app")
+    parser.add_argument("--reload", action="store_true", help="uvicorn starts the app again when its code changes")
+    parser.add_argument("--host", help="where the proxy listens (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=8000, help="0 is a free one (default: %(default)s)")
+    parser.add_argument("--proxy", choices=["nginx", "caddy"], help="which (default: nginx, if it is installed)")
+    parser.add_argument("--domain", metavar="NAME", help="by https, on ports 80 and 443: Caddy gets the certificate")
+    parser.add_argument(
+        "--forwarded-allow-ips",
+        metavar="ADDRESSES",
+        default="",
+        help="proxies further out, whose X-Forwarded-For and -Proto count, such as 10.0.0.0/8 (default: none)",
+    )
+    parser.add_argument(
+        "--timeout", type=int, default=60, metavar="SECONDS", help="for the app to start (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--timeout-graceful-shutdown",
+        type=int,
+        default=10,
+        metavar="SECONDS",
+        help="for downloads in progress at the end (default: %(default)s)",
+    )
+    parser.add_argument("--verbose", action="store_true", help="say why a file is left to the app")
+    parser.add_argument("--print", action="store_true", help="print the whole configuration, and start nothing")
+    parser.set_defaults(command=[], run=_run_run)
+
+
+def _run_run(given: argparse.Namespace) -> int:
+    if not hasattr(os, "fork"):
+        raise ValueError("asgi-accel run needs unix sockets, which Python does not have on Windows: use WSL")
+    from asgi_accel.cli.run import run  # which needs what other systems do not have
+
+    return run(given)
 
 
 def _add_check(commands: Commands) -> None:
