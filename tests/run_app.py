@@ -1,0 +1,146 @@
+"""The app that tests/test_run*.py put behind a proxy by `asgi-accel run`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.types import Message, Receive, Scope, Send
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
+
+FILES = Path(os.environ["FILES"])
+MAPPING = PathMap({FILES: "/download"})
+ALL = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"]
+happened: list[str] = []
+
+
+async def echo(request: Request) -> Response:
+    """What the app is told of a request, and its body."""
+    scope = request.scope
+    told = {name: scope[name] for name in ("method", "scheme", "path", "http_version", "root_path")}
+    told["raw_path"] = scope["raw_path"].decode()
+    told["query"] = scope["query_string"].decode()
+    told["client"] = scope["client"] and scope["client"][0]
+    told["headers"] = [[name.decode(), value.decode("latin-1")] for name, value in scope["headers"]]
+    told["body"] = (await request.body()).decode("latin-1")
+    return JSONResponse(told, headers={"X-Own": "1"})
+
+
+async def form(request: Request) -> Response:
+    async with request.form() as data:
+        return JSONResponse(sorted(str(value) for value in data.values()))
+
+
+async def upload(request: Request) -> Response:
+    """Say when the first bytes are there, by a file, and wait until a file says to go on."""
+    size = 0
+    async for part in request.stream():
+        if not size and "first" in request.query_params:
+            Path(request.query_params["first"]).touch()
+        size += len(part)
+    return PlainTextResponse(str(size))
+
+
+async def events(request: Request) -> Response:
+    """Events, each when a file says so."""
+    go_on = Path(request.query_params["after"])
+
+    async def parts() -> AsyncIterator[str]:
+        yield "data: first\n\n"
+        while not go_on.exists():
+            await asyncio.sleep(0.01)
+        yield "data: second\n\n"
+
+    kind = request.query_params.get("type", "text/event-stream")
+    return StreamingResponse(parts(), media_type=kind)
+
+
+async def endless(request: Request) -> Response:
+    """Bytes without end. A file is made when the client has gone."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        try:
+            while True:
+                yield bytes(65536)
+                await asyncio.sleep(0)
+        finally:
+            Path(request.query_params["gone"]).touch()
+
+    return StreamingResponse(parts())
+
+
+async def slow(request: Request) -> Response:
+    """A long answer of the app's own."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        for _ in range(10):
+            yield bytes(1000)
+            await asyncio.sleep(0.1)
+
+    return StreamingResponse(parts(), headers={"Content-Length": "10000"})
+
+
+async def file(request: Request) -> Response:
+    return FileResponse(FILES / request.path_params["name"], headers={"X-Content-Type-Options": "nosniff"})
+
+
+async def redirect(request: Request) -> Response:
+    return AccelRedirectResponse(FILES / request.path_params["name"], mapping=MAPPING, filename="größe.txt")
+
+
+async def leave(request: Request) -> Response:
+    os._exit(7)
+
+
+async def websocket(socket: WebSocket) -> None:
+    await socket.accept()
+    await socket.send_text(json.dumps({"client": socket.client and socket.client.host, "url": str(socket.url)}))
+    try:
+        while True:
+            await socket.send_text(await socket.receive_text())
+    except WebSocketDisconnect:
+        pass
+
+
+site = Starlette(
+    routes=[
+        Route("/form", form, methods=ALL),
+        Route("/upload", upload, methods=ALL),
+        Route("/events", events),
+        Route("/endless", endless),
+        Route("/slow", slow),
+        Route("/leave", leave),
+        Route("/file/{name:path}", file, methods=ALL),
+        Route("/redirect/{name:path}", redirect, methods=ALL),
+        Mount("/static", StaticFiles(directory=FILES)),
+        WebSocketRoute("/ws", websocket),
+        Route("/{path:path}", echo, methods=ALL),
+    ],
+    middleware=[
+        Middleware(CORSMiddleware, allow_origins=["https://other.example"]),
+        Middleware(AccelMiddleware, mapping=MAPPING),
+    ],
+)
+plain = Starlette(routes=site.routes)  # without the middleware
+
+
+def create() -> Starlette:
+    return site
+
+
+async def never(scope: Scope, receive: Receive, send: Send) -> None:
+    """An app whose start has no end."""
+    await asyncio.Event().wait()

@@ -1,0 +1,288 @@
+"""`asgi-accel run`: an app behind a real proxy by one command. What client and app get, who sends, and what one sees."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import pytest
+from conftest import need_caddy, need_nginx
+from running import Running, wait_until
+from servers import UVICORN, asgi_server
+from websockets.sync.client import connect
+
+TEXT = b"The quick brown fox jumps over the lazy dog\n" * 100
+HARD = "a b\"c'd;e#g%25?ü&+.txt"
+# What the proxy says of the client, and of itself.
+PROXYS = {"x-forwarded-for", "x-forwarded-proto", "x-accel-mapping", "via", "connection", "host"}
+
+
+def need(proxy: str) -> None:
+    need_nginx() if proxy == "nginx" else need_caddy("pypi")
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path) -> Path:
+    files = folder / "run-files"
+    (files / "sub").mkdir(parents=True)
+    (files / "a.txt").write_bytes(TEXT)
+    (files / "sub" / HARD).write_bytes(TEXT)
+    return files
+
+
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
+def running(request: pytest.FixtureRequest, folder: Path, files: Path) -> Iterator[Running]:
+    need(request.param)
+    with Running(folder, "--proxy", request.param) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path, files: Path) -> Iterator[int]:
+    """The port of uvicorn with the same app and no proxy."""
+    with asgi_server(folder, *UVICORN, app="run_app:site", name="run-alone", tcp=True, FILES=str(files)) as process:
+        assert isinstance(process.listens_on, int)
+        yield process.listens_on
+
+
+def ask(
+    port: int, method: str, path: str, headers: dict[str, str], body: Any = None
+) -> tuple[int, dict[str, str], bytes]:
+    """An exchange, with a path that goes out as it is."""
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.putrequest(method, path, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        if body is not None:
+            connection.putheader("Content-Length", str(len(body)))
+        connection.endheaders(body)
+        with connection.getresponse() as response:
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+
+
+def port_of(running: Running) -> int:
+    assert running.url is not None
+    port = urlsplit(running.url).port
+    assert port is not None
+    return port
+
+
+EXCHANGES: dict[str, tuple[str, str, dict[str, str], bytes | None]] = {
+    "page": ("GET", "/page?a=1&b=%20", {"Accept": "text/html", "Cookie": "a=1"}, None),
+    "post": ("POST", "/page", {"Content-Type": "application/octet-stream"}, bytes(range(256))),
+    "put": ("PUT", "/page", {"X-Any": "1"}, b"x"),
+    "delete": ("DELETE", "/page", {}, None),
+    "head": ("HEAD", "/page", {}, None),
+    "options": ("OPTIONS", "/page", {}, None),
+    "preflight": (
+        "OPTIONS",
+        "/page",
+        {"Origin": "https://other.example", "Access-Control-Request-Method": "GET"},
+        None,
+    ),
+    "form": ("POST", "/form", {"Content-Type": "application/x-www-form-urlencoded"}, b"a=1&b=%C3%BC"),
+    "cookies": ("GET", "/page", {"Cookie": "; ".join(f"c{n}={'x' * 1000}" for n in range(16))}, None),
+    "long query": ("GET", f"/page?q={'x' * 16000}", {}, None),
+    "slash": ("GET", "/a%2Fb", {}, None),
+    "slashes": ("GET", "//a///b/", {}, None),
+    "dots": ("GET", "/a/./b/../c", {}, None),
+    "not utf-8": ("GET", "/%FF", {}, None),
+    "small letters": ("GET", "/%c3%bc", {}, None),
+    "plain websocket": ("GET", "/ws", {}, None),
+    "h2c": (
+        "GET",
+        "/page",
+        {"Upgrade": "h2c", "Connection": "Upgrade, HTTP2-Settings", "HTTP2-Settings": "AAMAAABk"},
+        None,
+    ),
+    "no file": ("GET", "/static/nothing.txt", {}, None),
+}
+FORGED = {
+    "X-Forwarded-For": "203.0.113.7",
+    "X-Forwarded-Proto": "https",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Prefix": "/evil",
+    "X-Real-IP": "203.0.113.7",
+    "Forwarded": "for=203.0.113.7;proto=https",
+    "X-Accel-Mapping": "/=/evil/",
+    "X-Accel-Secret": "guess",
+    "X-Sendfile-Type": "X-Sendfile",
+}
+
+
+class TestExchanges:
+    """Each is for client and app as with uvicorn alone, the proxy's own headers aside."""
+
+    @pytest.mark.parametrize("name", EXCHANGES)
+    def test_exchange(self, running: Running, alone: int, name: str) -> None:
+        told = []
+        for port in (port_of(running), alone):
+            status, headers, body = ask(port, *EXCHANGES[name])
+            for own in ("date", "server", "via", "connection", "keep-alive", "etag"):
+                headers.pop(own, None)
+            if "x-own" in headers:
+                headers.pop("content-length")
+            echoed = json.loads(body) if "x-own" in headers and body else body
+            if isinstance(echoed, dict):
+                asked = {name: value for name, value in echoed["headers"] if name not in PROXYS}
+                host = dict(echoed["headers"])["host"]
+                assert host == f"127.0.0.1:{port}"
+                # An upgrade that is none to a websocket does not pass.
+                asked.pop("upgrade", None)
+                asked.pop("http2-settings", None)
+                echoed["headers"] = asked
+            told.append((status, headers, echoed))
+        assert told[0] == told[1]
+
+    def test_forged(self, running: Running) -> None:
+        """What a client says of itself does not count, and does not reach the app."""
+        told = json.loads(ask(port_of(running), "GET", "/page", FORGED)[2])
+        assert (told["client"], told["scheme"]) == ("127.0.0.1", "http")
+        headers = dict(told["headers"])
+        assert headers["x-forwarded-for"] == "127.0.0.1"
+        assert headers["x-forwarded-proto"] == "http"
+        assert headers["x-accel-mapping"] == f"{running.files}/=/download/"
+        assert not headers.keys() & {
+            "x-forwarded-host",
+            "x-forwarded-prefix",
+            "x-real-ip",
+            "forwarded",
+            "x-accel-secret",
+        }
+        assert not re.search(r"203\.0\.113\.7|evil", str(headers))
+
+    def test_nul(self, running: Running, alone: int) -> None:
+        """nginx answers %00 in a path by itself, and has no switch for that. Caddy passes it on."""
+        status = ask(port_of(running), "GET", "/a%00b", {})[0]
+        assert ask(alone, "GET", "/a%00b", {})[0] == 200
+        assert status == (400 if "nginx" in running.command else 200)
+
+    def test_upgrade_to_anything_else(self, running: Running) -> None:
+        """A tunnel past the proxy, in which a client could say what it likes, does not come about."""
+        told = json.loads(ask(port_of(running), *EXCHANGES["h2c"])[2])
+        assert "upgrade" not in dict(told["headers"])
+
+    def test_upload(self, running: Running) -> None:
+        """100 MB: the app has the first bytes before the last are sent, and nothing is kept on disk meanwhile."""
+        first = running.home / "first"
+        with socket.create_connection(("127.0.0.1", port_of(running))) as connection:
+            connection.settimeout(20)
+            connection.sendall(
+                f"POST /upload?first={first} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n".encode()
+            )
+            connection.sendall(bytes(1_000_000))
+            wait_until(first.exists, "the app has the first bytes")
+            for _ in range(99):
+                connection.sendall(bytes(1_000_000))
+            kept = [path for path in running.temporary.rglob("*") if path.is_file() and path.stat().st_size > 100_000]
+            answer = connection.recv(65536)
+            while b"100000000" not in answer:
+                more = connection.recv(65536)
+                assert more, answer
+                answer += more
+            assert kept == []
+
+    @pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
+    def test_events(self, running: Running, kind: str) -> None:
+        """An event comes when it is sent, not when there are more."""
+        after = running.home / f"after-{kind[-3:]}"
+        start = time.monotonic()
+        with running.client.stream("GET", "/events", params={"after": str(after), "type": kind}) as response:
+            parts = response.iter_text()
+            assert next(parts) == "data: first\n\n"
+            assert time.monotonic() - start < 5  # it would not come at all before `after` is there
+            after.touch()
+            assert next(parts) == "data: second\n\n"
+
+    def test_websocket(self, running: Running) -> None:
+        with connect(f"ws://127.0.0.1:{port_of(running)}/ws?a=1", max_size=None) as websocket:
+            told = json.loads(websocket.recv(20))
+            assert told == {"client": "127.0.0.1", "url": f"ws://127.0.0.1:{port_of(running)}/ws?a=1"}
+            for text in ("short", "x" * 1_000_000):
+                websocket.send(text)
+                assert websocket.recv(20) == text
+
+    def test_client_hangs_up(self, running: Running) -> None:
+        gone = running.home / "gone"
+        with running.client.stream("GET", "/endless", params={"gone": str(gone)}) as response:
+            next(response.iter_raw())
+        wait_until(gone.exists, "the app knows that the client has gone")
+
+
+class TestFiles:
+    """The proxy sends them, whichever way the app names them."""
+
+    @pytest.mark.parametrize("path", ["/file/a.txt", "/static/a.txt", "/redirect/a.txt"])
+    @pytest.mark.parametrize("method", ["GET", "HEAD"])
+    def test_file(self, running: Running, path: str, method: str) -> None:
+        response = running.client.request(method, path, headers={"Origin": "https://other.example"})
+        assert response.status_code == 200
+        assert response.content == (TEXT if method == "GET" else b"")
+        assert response.headers["content-length"] == str(len(TEXT))
+        assert response.headers["access-control-allow-origin"] == "https://other.example"
+        assert "Origin" in response.headers["vary"]
+        assert "x-accel" not in str(response.headers).lower()
+        if path.startswith("/file"):
+            assert response.headers["x-content-type-options"] == "nosniff"
+        if path.startswith("/redirect"):
+            assert response.headers["content-disposition"].endswith("filename*=UTF-8''gr%C3%B6%C3%9Fe.txt")
+        if method == "GET":
+            wait_until(lambda: f"{method} {path} -> /download/a.txt" in running.said, "the line")
+
+    def test_hard_name(self, running: Running) -> None:
+        response = running.client.get(f"/file/sub/{quote(HARD)}")
+        assert (response.status_code, response.content) == (200, TEXT)
+        wait_until(lambda: "-> /download/sub/a%20b" in running.said, "the line")
+
+    def test_resuming(self, running: Running) -> None:
+        first = running.client.get("/file/a.txt", headers={"Range": "bytes=0-99"})
+        assert (first.status_code, first.content) == (206, TEXT[:100])
+        rest = running.client.get("/file/a.txt", headers={"Range": "bytes=100-", "If-Range": first.headers["etag"]})
+        assert (rest.status_code, rest.content) == (206, TEXT[100:])
+        assert running.client.get("/file/a.txt", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
+        assert running.client.get("/file/a.txt", headers={"Range": "bytes=99999-"}).status_code == 416
+
+    def test_prefix_is_not_for_clients(self, running: Running) -> None:
+        """With nginx it is nothing; with Caddy it is a path of the app."""
+        response = running.client.get("/download/a.txt")
+        assert TEXT not in response.content
+
+
+class TestLines:
+    """What one sees."""
+
+    def test_lines(self, running: Running) -> None:
+        """Who has sent a body, how many bytes, and for a file the internal URI: without queries or control characters."""
+        proxy = running.command[running.command.index("--proxy") + 1]
+        ask(port_of(running), "GET", "/static/a.txt?token=secret", {})
+        ask(port_of(running), "GET", "/lines?token=secret", {})
+        wait_until(lambda: "GET /lines" in running.said, "the line")
+        assert re.search(rf"^{proxy} +200 +4,400 B  GET /static/a\.txt -> /download/a\.txt$", running.said, re.M)
+        assert re.search(r"^app +200 +\d+ B  GET /lines$", running.said, re.M)
+        assert "secret" not in running.said
+
+    def test_unprintable(self, running: Running) -> None:
+        """What a terminal would obey does not come out."""
+        with socket.create_connection(("127.0.0.1", port_of(running))) as connection:
+            connection.sendall(
+                b"GET /\x1b]0;owned\x07\x9b31m\xe2\x80\xae HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+            )
+            connection.settimeout(20)
+            while connection.recv(4096):
+                pass
+        wait_until(lambda: "\\x1b" in running.said or "[31m" in running.said or " 400 " in running.said, "the line")
+        assert not re.search(r"[^\x20-\x7e\n]", running.said.replace("ü", ""))
+
+    def test_may_not_read(self, running: Running, files: Path) -> None:
+        """A file that the proxy does not find comes with what that means."""
+        assert running.client.get("/redirect/nothing.txt").status_code == 404
+        wait_until(lambda: "has no file" in running.said, "the line")
+        assert f"has no file {str(files / 'nothing.txt')!r}, to which the app has redirected" in running.said
