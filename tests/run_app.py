@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
@@ -24,7 +23,6 @@ from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 FILES = Path(os.environ["FILES"])
 MAPPING = PathMap({FILES: "/download"})
 ALL = ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"]
-happened: list[str] = []
 
 
 async def echo(request: Request) -> Response:
@@ -60,7 +58,7 @@ async def events(request: Request) -> Response:
 
     async def parts() -> AsyncIterator[str]:
         yield "data: first\n\n"
-        while not go_on.exists():
+        while not go_on.exists():  # noqa: ASYNC110 - it is the test that makes it
             await asyncio.sleep(0.01)
         yield "data: second\n\n"
 
@@ -101,8 +99,11 @@ async def redirect(request: Request) -> Response:
     return AccelRedirectResponse(FILES / request.path_params["name"], mapping=MAPPING, filename="größe.txt")
 
 
-async def leave(request: Request) -> Response:
-    os._exit(7)
+async def orphan(request: Request) -> Response:
+    """Leave a process to the first one of the namespace, which has to reap it."""
+    process = await asyncio.create_subprocess_exec("sh", "-c", "sleep 0.05 & exit")
+    await process.wait()
+    return PlainTextResponse("left")
 
 
 async def websocket(socket: WebSocket) -> None:
@@ -122,7 +123,7 @@ site = Starlette(
         Route("/events", events),
         Route("/endless", endless),
         Route("/slow", slow),
-        Route("/leave", leave),
+        Route("/orphan", orphan),
         Route("/file/{name:path}", file, methods=ALL),
         Route("/redirect/{name:path}", redirect, methods=ALL),
         Mount("/static", StaticFiles(directory=FILES)),

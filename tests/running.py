@@ -114,12 +114,16 @@ class Running:
         assert list(self.temporary.iterdir()) == []
 
     def left(self) -> list[int]:
-        """The processes that this one has started, and they have: each has a mark in its environment."""
+        """The processes that this one has started, and they have.
+
+        Each has a mark in its environment, but nginx's, which write their titles over it: they are at home in a folder.
+        """
         found = []
-        for place in Path("/proc").glob("[0-9]*/environ"):
+        for place in Path("/proc").glob("[0-9]*"):
             try:
-                if self.mark.encode() in place.read_bytes().split(b"\0"):
-                    found.append(int(place.parent.name))
+                marked = self.mark.encode() in (place / "environ").read_bytes().split(b"\0")
+                if marked or os.readlink(place / "cwd").startswith(f"{self.temporary}/"):
+                    found.append(int(place.name))
             except OSError:  # it has ended meanwhile
                 continue
         return found

@@ -38,7 +38,7 @@ class AccessLog:
             while True:
                 *lines, self._rest = (self._rest + os.read(self.pipe, 65536)).split(b"\n")
                 for line in lines:
-                    self._line(line.decode(errors="backslashreplace"))
+                    self._line(line.decode(errors="replace"))
         except BlockingIOError:
             return
 
