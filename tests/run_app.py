@@ -95,6 +95,10 @@ async def file(request: Request) -> Response:
     return FileResponse(FILES / request.path_params["name"], headers={"X-Content-Type-Options": "nosniff"})
 
 
+async def encoded(request: Request) -> Response:
+    return FileResponse(FILES / "a.txt", headers={"Content-Encoding": "x-own"})
+
+
 async def redirect(request: Request) -> Response:
     return AccelRedirectResponse(FILES / request.path_params["name"], mapping=MAPPING, filename="größe.txt")
 
@@ -125,6 +129,7 @@ site = Starlette(
         Route("/slow", slow),
         Route("/orphan", orphan),
         Route("/file/{name:path}", file, methods=ALL),
+        Route("/encoded", encoded),
         Route("/redirect/{name:path}", redirect, methods=ALL),
         Mount("/static", StaticFiles(directory=FILES)),
         WebSocketRoute("/ws", websocket),

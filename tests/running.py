@@ -67,10 +67,14 @@ class Running:
             )
         return self
 
+    def wait_for_start(self) -> None:
+        wait_until(lambda: self.url or self.process.poll() is not None, "the start")
+        assert self.url, self.said
+
     def __enter__(self) -> Running:
         self.start()
-        wait_until(lambda: self.url or self.process.poll() is not None, f"the start of {self.command}")
-        assert self.url, self.said
+        self.wait_for_start()
+        assert self.url is not None
         self.client = client(int(self.url.rpartition(":")[2]), timeout=DEADLINE)
         return self
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from asgi_accel.cli.app import load, told
+from asgi_accel.cli.app import find, load, told
 from asgi_accel.mapping import PathMap
 from asgi_accel.middleware import AccelMiddleware
 
@@ -39,16 +39,18 @@ def _create() -> Any:
         logger = logging.getLogger("asgi_accel")
         logger.setLevel(logging.DEBUG)
         logger.addHandler(logging.StreamHandler())
-    wait = 2  # seconds for the server to show an import's error, and to end
     try:
         loaded = load(given["app"], factory=given["factory"])
-        wait = 0
+    except ValueError as exc:
+        _tell({"error": str(exc), "wait": 2})  # seconds for the server to show the error, and to end
+        raise exc.__cause__ or exc from None
+    try:
         found = told(loaded, given["app"], given["mapping"])
         _tell({"mapping": str(found.mapping), "secret": found.secret})
     except ValueError as exc:
-        _tell({"error": str(exc), "wait": wait})
-        raise
-    return loaded if given["mapping"] is None else AccelMiddleware(loaded, PathMap.parse(given["mapping"]))
+        _tell({"error": str(exc), "wait": 0})
+    wrapped = given["mapping"] is not None and find(loaded) is None
+    return AccelMiddleware(loaded, PathMap.parse(given["mapping"])) if wrapped else loaded
 
 
 app = _create()

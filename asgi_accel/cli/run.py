@@ -212,7 +212,9 @@ def _free_port(host: str, port: int) -> int:
         with socket.create_server((host, port), family=_family(host)) as listener:
             return int(listener.getsockname()[1])
     except OSError as exc:
-        raise ValueError(f"cannot listen on {host or 'all addresses'}, port {port}: {exc.strerror}") from None
+        raise ValueError(
+            f"cannot listen on {host or 'all addresses'}, port {port}: {exc.strerror}; give another --port"
+        ) from None
 
 
 def _family(host: str) -> int:
