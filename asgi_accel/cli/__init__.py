@@ -137,8 +137,8 @@ def _add_run(commands: Commands) -> None:
         help="run an app behind a proxy",
         usage="%(prog)s [OPTIONS] APP [-- COMMAND ...]",
         description="Run an app behind a proxy of its own, nginx or Caddy. COMMAND starts the app, by default uvicorn: "
-        "{app} in it is APP, and {socket} the unix socket where the app has to listen. The exit status is 0 if a "
-        "signal has ended it, 1 if the app or the proxy has, 2 if it could not start.",
+        "{app} in it is APP, and {socket} the unix socket where the app has to listen. The exit status is 0 after a "
+        "signal (130 after a second one), 1 if the app or the proxy has failed, 2 if the arguments cannot work.",
         epilog="example: asgi-accel run main:app -- granian --interface asgi --uds {socket} {app}",
     )
     add = parser.add_argument
