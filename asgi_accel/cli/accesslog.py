@@ -8,14 +8,13 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from asgi_accel.mapping import PathMap
 
 COLOURS = {"nginx": 32, "caddy": 32, "app": 33, "run": 36, "error": 31}
 REMEDIES = {
-    "403": "may not read {}: it runs as you, who need r on the file, and x on each directory above it",
-    "404": "has no file {}, to which the app has redirected",
+    "403": "may not read {!r}: it runs as you, who need r on the file, and x on each directory above it",
+    "404": "has no file {!r}, to which the app has redirected",
 }
 
 
@@ -30,44 +29,50 @@ class AccessLog:
         self.pipe = os.open(folder / "log", os.O_RDWR | os.O_NONBLOCK)
         self.writer = os.open(folder / "log", os.O_WRONLY)
         self._rest = b""
-        self._sums: Counter[tuple[str, str]] = Counter()
+        self._responses: Counter[str] = Counter()
+        self._bytes: Counter[str] = Counter()
+        self._coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
     def read(self) -> None:
         """Print what there is by now."""
-        try:
-            while True:
+        while True:
+            try:
                 *lines, self._rest = (self._rest + os.read(self.pipe, 65536)).split(b"\n")
-                for line in lines:
-                    self._line(line.decode(errors="replace"))
-        except BlockingIOError:
-            return
+            except BlockingIOError:
+                return
+            # All in one piece: there can be thousands in a second.
+            sys.stderr.write("".join(self._shown(line.decode(errors="replace")) for line in lines))
 
-    def _line(self, line: str) -> None:
+    def _shown(self, line: str) -> str:
         try:
-            entry: dict[str, Any] = json.loads(line)
+            entry = json.loads(line)
         except ValueError:  # nginx's own words, up to where it repeats the request
-            return self.say("error", re.sub(r"\?[^ \"]*", "", line.partition(", client:")[0]))
+            return self._line("error", re.sub(r"\?[^ \"]*", "", line.partition(", client:")[0]))
         if "redirect" not in entry:  # Caddy's own
-            return self.say("error", f"{entry.get('logger')}: {entry.get('msg')} {entry.get('error', '')}")
-        entry |= entry.pop("request", {})
-        uri, target = (str(entry[key] or "").partition("?")[0] for key in ("uri", "redirect"))
+            return self._line("error", f"{entry.get('logger')}: {entry.get('msg')} {entry.get('error', '')}")
+        asked, status, size = entry.get("request", entry), str(entry["status"]), int(entry["size"])
+        uri, target = asked["uri"].partition("?")[0], (entry["redirect"] or "").partition("?")[0]
         # What the app has not answered has no `upstream`: None of Caddy's, - of nginx's.
         sender = self.proxy if target or entry["upstream"] in ("", "-", None) else "app"
-        status, size = str(entry["status"]), int(entry["size"])
-        self._sums.update({(sender, "files"): 1, (sender, "bytes"): size})
-        self.say(sender, f"{status} {size:>13,} B  {entry['method']} {uri}" + (f" -> {target}" if target else ""))
+        self._responses[sender] += 1
+        self._bytes[sender] += size
+        arrow = f" -> {target}" if target else ""
+        shown = self._line(sender, f"{status} {size:>13,} B  {asked['method']} {uri}{arrow}")
         if target and status in REMEDIES:
-            self.say("error", f"{self.proxy} {REMEDIES[status].format(repr(self.mapping.path(target)))}")
+            shown += self._line("error", f"{self.proxy} {REMEDIES[status].format(self.mapping.path(target))}")
+        return shown
+
+    def _line(self, who: str, text: str) -> str:
+        if not text.isprintable():
+            text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        return f"\x1b[{COLOURS[who]}m{who:5}\x1b[0m {text}\n" if self._coloured else f"{who:5} {text}\n"
 
     def say(self, who: str, text: str) -> None:
-        text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-        coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        sys.stderr.write(f"\x1b[{COLOURS[who]}m{who:5}\x1b[0m {text}\n" if coloured else f"{who:5} {text}\n")
-        sys.stderr.flush()
+        sys.stderr.write(self._line(who, text))
 
     def end(self) -> None:
         """Print the rest and, if there has been a proxy, who has sent how much."""
         self.read()
         if self.mapping:
-            both = [(who, self._sums[who, "files"], self._sums[who, "bytes"]) for who in (self.proxy, "app")]
-            self.say("run", "; ".join(f"{who} has sent {files:,} responses, {size:,} B" for who, files, size in both))
+            both = (f"{who} {self._responses[who]:,} ({self._bytes[who]:,} B)" for who in (self.proxy, "app"))
+            self.say("run", f"responses sent by {', by '.join(both)}")

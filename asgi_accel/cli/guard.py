@@ -37,7 +37,7 @@ class Processes:
         read, self._pipe = os.pipe()
         before = [signal.signal(number, signal.SIG_IGN) for number in STOPS]
         self._guard = os.fork()
-        if self._guard == 0:
+        if self._guard == 0:  # pragma: no cover - what measures begins with the next function
             os.close(self._pipe)
             _guard(read, self.folder)
         os.close(read)
@@ -51,7 +51,7 @@ class Processes:
     ) -> None:
         """Start a process, with more in its environment. `output` takes what it prints, if not the command's own."""
 
-        def join() -> None:
+        def join() -> None:  # pragma: no cover - this process becomes another
             os.setpgid(0, 0)
             os.write(self._pipe, b"%d\n" % os.getpid())
 
