@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from starlette.applications import Starlette
@@ -145,6 +146,16 @@ plain = Starlette(routes=site.routes)  # without the middleware
 
 def create() -> Starlette:
     return site
+
+
+@asynccontextmanager
+async def until_told(app: Starlette) -> AsyncIterator[None]:
+    while not Path(os.environ["GO_ON"]).exists():  # noqa: ASYNC110 - it is the test that makes it
+        await asyncio.sleep(0.01)
+    yield
+
+
+late = AccelMiddleware(Starlette(routes=site.routes, lifespan=until_told), MAPPING)
 
 
 async def never(scope: Scope, receive: Receive, send: Send) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import time
@@ -209,6 +210,27 @@ class TestExchanges:
             for text in ("short", "x" * 1_000_000):
                 websocket.send(text)
                 assert websocket.recv(20) == text
+
+    @pytest.mark.skipif("LONG_TESTS" not in os.environ, reason="takes longer than a minute: make test-all")
+    def test_long_websocket(self, running: Running) -> None:
+        """One that nobody says anything on for longer than nginx's default, 60 seconds."""
+        with connect(f"ws://127.0.0.1:{port_of(running)}/ws", ping_interval=None) as websocket:
+            websocket.recv(20)
+            with pytest.raises(TimeoutError):
+                websocket.recv(65)
+            websocket.send("still there")
+            assert websocket.recv(20) == "still there"
+
+    def test_nothing_ends_after_a_minute(self, running: Running) -> None:
+        """What the test above waits for: no limit of nginx on silence is shorter than a day."""
+        for place in running.temporary.glob("*/nginx.conf"):
+            limits = re.findall(r"(\w+_timeout) (\w+);", place.read_text())
+            assert {name for name, value in limits if value == "1d"} == {
+                "client_body_timeout",
+                "send_timeout",
+                "proxy_read_timeout",
+                "proxy_send_timeout",
+            }
 
     def test_client_hangs_up(self, running: Running) -> None:
         gone = running.home / "gone"

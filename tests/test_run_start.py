@@ -16,7 +16,7 @@ import httpx
 import pytest
 from conftest import need_caddy, need_nginx
 from running import Running, wait_until
-from servers import nginx_binary
+from servers import free_port, nginx_binary
 
 from asgi_accel.cli import main
 
@@ -88,6 +88,21 @@ class TestApps:
     def test_never_starts(self, folder: Path) -> None:
         said = failed(Running(folder, "--timeout", "3", "--mapping", "/mnt/a/=/a/", app="run_app:never"))
         assert "error run_app:never has not started within 3 seconds: --timeout gives it more" in said
+
+    def test_starts_slowly(self, folder: Path, tmp_path: Path) -> None:
+        """Nobody is let in before the app can answer."""
+        need_nginx()
+        port = free_port()
+        running = Running(folder, "--port", str(port), app="run_app:late", GO_ON=str(tmp_path / "go"))
+        running.start()
+        wait_until(lambda: list(running.temporary.glob("*/answer")), "the import of the app")
+        assert not taken(port)
+        assert running.url is None
+        (tmp_path / "go").touch()
+        running.wait_for_start()
+        assert running.url == f"http://127.0.0.1:{port}"
+        assert httpx.get(f"{running.url}/file/a.txt", trust_env=False).text == "a file"
+        assert running.end() == 0
 
     def test_server_is_not_there(self, folder: Path) -> None:
         assert "'nothing' cannot be started" in failed(Running(folder, "--", "nothing", "{socket}", "{app}"))

@@ -44,7 +44,7 @@ def run_tests(name: str, python: Path, **environment: str) -> str:
     print(f"== {name}", flush=True)
     started = time.monotonic()
     command = (python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--ignore", "tests/test_browser.py")
-    result = subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true", **environment})
+    result = subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true", "LONG_TESTS": "yes", **environment})
     versions = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True).stdout.strip()
     outcome = "passed" if result.returncode == 0 else "FAILED"
     return f"{outcome}  {name}: {versions}, {time.monotonic() - started:.0f} s"
