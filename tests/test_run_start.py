@@ -16,7 +16,8 @@ import httpx
 import pytest
 from conftest import need_caddy, need_nginx
 from running import Running, wait_until
-from servers import free_port, nginx_binary
+from servers import TESTS, free_port, nginx_binary
+from test_docs import titled_blocks
 
 from asgi_accel.cli import main
 
@@ -57,6 +58,20 @@ def failed(running: Running) -> str:
     assert running.wait() == 1
     assert running.url is None
     return running.said
+
+
+def test_in_a_test(tmp_path: Path) -> None:
+    """The fixture of docs/recipes/testing.md, and that its test fails for an app without the middleware."""
+    need_nginx()
+    files = titled_blocks("docs/recipes/testing.md")
+    (tmp_path / "test_proxy.py").write_text(files["test_proxy.py"])
+    environment = {**os.environ, "SHOP_FILES": str(tmp_path), "PYTHONPATH": str(TESTS.parent)}
+    command = [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_proxy.py"]
+    # What is left to the app for its status is not the proxy's to send.
+    for app, outcome in ((files["shop.py"], "1 passed"), (files["shop.py"].replace('.pdf"', '.pdf", 203'), "1 failed")):
+        (tmp_path / "shop.py").write_text(app)
+        result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert outcome in result.stdout, result.stdout
 
 
 @pytest.mark.usefixtures("files")
