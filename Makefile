@@ -88,6 +88,7 @@ package: .venv/.installed
 
 test-all: proxies .venv/.installed
 	$(BIN)/python tests/suites/run_suites.py fastapi
+	$(BIN)/python tests/products/run_products.py
 	$(BIN)/python tools/test_all.py $(LOWEST)
 
 # For each Python and system at once. A package that is not in the files yet is installed in its newest version.

@@ -158,6 +158,11 @@ class TestArguments:
     def test_no_socket(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "has no {socket}" in self.refused(capsys, "--", "granian", "{app}")
 
+    def test_reload_of_another(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert "--reload is for uvicorn" in self.refused(
+            capsys, "--reload", "--", "granian", "--uds", "{socket}", "{app}"
+        )
+
     def test_no_uvicorn(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "uvicorn", None)
         assert "pip install 'asgi-accel[run]'" in self.refused(capsys)

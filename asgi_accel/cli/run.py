@@ -97,9 +97,8 @@ def _start(given: argparse.Namespace, proxy: str, binary: str, command: list[str
     _until(processes, answer.exists, deadline, late)
     told = json.loads(answer.read_text())
     if "error" in told:
-        processes.wait(
-            lambda: "the app" in processes.ended, time.monotonic() + told["wait"]
-        )  # an import's error is the server's to show
+        # The server shows the traceback of an import, and ends, or does not.
+        processes.wait(lambda: "the app" in processes.ended, time.monotonic() + told["wait"])
         raise ValueError(told["error"])
     _until(processes, lambda: _connects(values["{socket}"]), deadline, late)
     found = Found(PathMap.parse(told["mapping"]), told["secret"])
@@ -161,6 +160,8 @@ def _command(given: argparse.Namespace) -> list[str]:
     if not given.command and find_spec("uvicorn") is None:
         raise ValueError("there is no uvicorn: pip install 'asgi-accel[run]', or say what starts the app, behind --")
     uvicorn = [sys.executable, *UVICORN.split(), str(given.timeout_graceful_shutdown), *["--reload"] * given.reload]
+    if given.command and given.reload:
+        raise ValueError("--reload is for uvicorn as it is started by itself: give the command's own option, behind --")
     if not any("{socket}" in part for part in given.command or uvicorn):
         raise ValueError(f"the command {given.command} has no {{socket}}: the unix socket where the app has to listen")
     return given.command or uvicorn
