@@ -115,7 +115,7 @@ class Running:
     def assert_nothing_left(self) -> None:
         """No process, no file, no socket."""
         wait_until(lambda: not self.left(), f"the end of {self.left()}")
-        assert list(self.temporary.iterdir()) == []
+        assert list(self.temporary.glob("asgi-accel-*")) == []
 
     def left(self) -> list[int]:
         """The processes that this one has started, and they have.

@@ -27,13 +27,14 @@ class Processes:
     kernel closes in any case. A process tells the guard its group before it becomes what it shall be: there is no
     moment in which the guard does not know of it.
 
-    Each signal to stop raises KeyboardInterrupt here.
+    Each signal to stop is a KeyboardInterrupt of `wait`, and of nothing else: it cannot be lost within other code.
     """
 
     def __init__(self, place: str, proxy: str) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="asgi-accel-", dir=place))
         self.running: dict[str, int] = {}
         self.ended: dict[str, int] = {}
+        self._stops: list[int] = []
         read, self._pipe = os.pipe()
         before = [signal.signal(number, signal.SIG_IGN) for number in STOPS]
         self._guard = os.fork()
@@ -44,7 +45,7 @@ class Processes:
         self.log = AccessLog(proxy, self.folder)
         for number, handler in zip(STOPS, before, strict=True):
             if number != signal.SIGHUP or handler != signal.SIG_IGN:  # nohup has it ignored
-                signal.signal(number, signal.default_int_handler)
+                signal.signal(number, lambda number, _: self._stops.append(number))
 
     def start(
         self, name: str, command: list[str], more: dict[str, str], output: int | None = None, cwd: Path | None = None
@@ -70,6 +71,8 @@ class Processes:
         while not condition():
             if time.monotonic() > deadline:
                 return False
+            if self._stops:
+                raise KeyboardInterrupt(self._stops.pop())
             if select.select([self.log.pipe], [], [], 0.1 if deadline == math.inf else 0.01)[0]:
                 self.log.read()
             with suppress(ChildProcessError):
