@@ -21,9 +21,7 @@ NO_LOCATION += "asgi-accel nginx prints one"
 NO_PAIR = "a redirect to %.200r goes out as it is: no proxy offers to send it, and mapping= has no pair for it"
 MALFORMED = "a redirect to %.200r goes out as it is: its URI is malformed. Percent-encode it, from '/' on, without '..'"
 PATH_AS_URI = "a redirect goes to %.200r, which is a path and no URI: give AccelRedirectResponse(path, mapping=...)"
-OWNER_ONLY = (
-    "a redirect goes to %.200r, which only its owner may read (user %d, mode %04o). It is a 403 if the proxy is "
-)
-OWNER_ONLY += "another user: run its workers as the owner, or let a group of theirs read it, os.chmod(path, 0o640)"
+OWNER_ONLY = "a redirect goes to %.200r, which only its owner may read (user %d, mode %04o). It is a 403 if the proxy "
+OWNER_ONLY += "is another user: run its workers as the owner, or let a group of theirs read it, os.chmod(path, 0o640)"
 LOST = "the file response to %.200r was lost or changed by a middleware between the route and AccelMiddleware that "
 LOST += "does not know http.response.pathsend. Make AccelMiddleware the first app.add_middleware() line. %s"
