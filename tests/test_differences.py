@@ -18,6 +18,8 @@ from apps import SECRET
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from servers import Nginx, Site
+from starlette.responses import FileResponse
+from test_docs import ROOT
 
 TEXT = b"0123456789" * 100
 FILES = {"text.txt": TEXT, "empty.txt": b""}
@@ -239,3 +241,64 @@ class TestOthers:
             assert (answer.status, answer.headers) == (without.status, without.headers_but(OWN))
         else:
             assert answer.all() == without.all()
+
+
+# Ranges of a file of 100 bytes, or of 1,000 if there are many. docs/differences.md has a table of what comes back.
+MANY = "bytes=" + ",".join(f"{start}-{start}" for start in range(0, 1000, 9)[:101])
+IS_NEW = hasattr(FileResponse, "max_ranges")  # an older Starlette reads some ranges in another way
+ODD_RANGES = [
+    "bytes=0-5",
+    "bytes=95-200",
+    "bytes=-200",
+    "bytes=0-1,10-11",
+    "bytes=0-60,0-60",
+    MANY,
+    "bytes = 0-5",
+    "bytes=",
+    "lines=0-5",
+    "bytes=0-1, 200-300",
+    "bytes=0-1,abc",
+    "bytes=0-5,",
+    "bytes=0-99999999999999999999",
+    "bytes=abc",
+    "bytes=100",
+    "bytes=-",
+    "bytes=9-5",
+    "bytes=-0",
+    "bytes=100-",
+]
+
+
+class TestRanges:
+    """The page's table of ranges is what the app and a real nginx answer."""
+
+    def test_table(self, site: Site, client: httpx.Client) -> None:
+        """Each row is what this nginx answers, and what the newest Starlette does."""
+        (site.files / "hundred.txt").write_bytes(TEXT[:100])
+        rows = []
+        for wanted in ODD_RANGES:
+            name, content = ("text.txt", TEXT) if wanted == MANY else ("hundred.txt", TEXT[:100])
+            address = f"file?hex={name.encode().hex()}"
+            own = Answer(client, "GET", f"/plain/{address}", {"Range": wanted})
+            answer = Answer(client, "GET", f"/mapping/{address}", {"Range": wanted})
+            if answer.status == 206:
+                assert_right_parts(answer, content)
+            elif answer.status == 200:
+                assert answer.body == content
+            shown = "101 single bytes of 1,000" if wanted == MANY else f"`{wanted}`"
+            rows.append([shown, str(own.status), str(answer.status)])
+        page = (ROOT / "docs" / "differences.md").read_text()
+        table = page.partition("| `Range` of a file of 100 bytes |")[2].partition("\n\n")[0].splitlines()[2:]
+        listed = [line.strip("| ").split(" | ") for line in table]
+        if not IS_NEW:
+            listed, rows = [[row[0], row[2]] for row in listed], [[row[0], row[2]] for row in rows]
+        assert listed == rows
+
+    def test_post(self, site: Site, client: httpx.Client) -> None:
+        """nginx heeds the Range of a POST, which is no GET to the app (RFC 9110, section 14.2)."""
+        (site.files / "hundred.txt").write_bytes(TEXT[:100])
+        address = f"/mapping/redirect?hex={b'hundred.txt'.hex()}"
+        sent = {"Range": "bytes=0-5"}
+        through, without = client.post(address, headers=sent), site.direct.post(address, headers=sent)
+        assert (through.status_code, through.content) == (206, TEXT[:6])
+        assert (without.status_code, without.content) == ((200, TEXT[:100]) if IS_NEW else (206, TEXT[:6]))
