@@ -49,7 +49,7 @@ async def show_headers(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class TestModes:
-    """The table of the README: which arguments redirect what."""
+    """The table of docs/security.md: which arguments redirect what."""
 
     async def test_mapping(self, file: Path) -> None:
         """Files under the pairs that both have are redirected, and others are not."""
