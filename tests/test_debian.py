@@ -259,15 +259,15 @@ def test_getting_started(
     (home / "storage" / "reports").mkdir(parents=True)
     (home / "storage" / "reports" / "7.pdf").write_bytes(b"a report")
     (code,) = blocks("docs/getting-started.md", "python")
-    (home / "app.py").write_text(code.replace("/mnt/", f"{home}/") + MORE)
+    (home / "main.py").write_text(code.replace("/mnt/", f"{home}/") + MORE)
     commands = "".join(blocks("docs/getting-started.md", "sh")).splitlines()
     (command,) = (line.partition(" > ")[0] for line in commands if line.startswith("asgi-accel nginx"))
     monkeypatch.chdir(home)
     monkeypatch.syspath_prepend(home)
-    monkeypatch.delitem(sys.modules, "app", raising=False)
+    monkeypatch.delitem(sys.modules, "main", raising=False)
     text = printed(capsysbinary, *shlex.split(command)[2:])
-    monkeypatch.delitem(sys.modules, "app")
-    with asgi_server(folder, *UVICORN, "--app-dir", str(home), app="app:app", name="word-by-word", tcp=True) as server:
+    monkeypatch.delitem(sys.modules, "main")
+    with asgi_server(folder, *UVICORN, "--app-dir", str(home), app="main:app", name="word-by-word", tcp=True) as server:
         text = text.replace("listen 80", f"listen 127.0.0.1:{debian.port}").replace("8000", str(server.listens_on))
         with debian.run(site=text) as asked:
             response = asked.get("/reports/7", headers={"Cookie": "who=me"})
