@@ -490,7 +490,7 @@ class TestAnotherLocation:
         line = line.replace("# ", "")
         other = f"proxy_pass http://127.0.0.1:{storage.server_port};"
         locations = f"location /bad/ {{ {other} }}\nlocation /good/ {{ {other} {line} }}"
-        text = text.replace("    # Where another location", f"{locations}\n    # Where another location")
+        text = text.replace("    # If another location", f"{locations}\n    # If another location")
         with Nginx(folder, text, folder / "other.sock"), client(folder / "other.sock") as asked:
             assert asked.get("/bad/x").text == "not for clients"
             assert asked.get("/good/x").content == BODY
