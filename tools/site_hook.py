@@ -2,11 +2,15 @@
 
 Markdown becomes a page under project/, a picture a file, and code a page that shows it. Links in what is brought in are
 followed, too. The README stays out: in the site docs/index.md is the front page.
+
+A command of the project that asks for help has its output below it.
 """
 
-import os.path
+import os
 import posixpath
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -14,6 +18,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parent.parent
+HELP = re.compile(r"^```sh\nasgi-accel (\w+) --help\n```$", re.MULTILINE)
 # A link's target, without its heading; what looks like one in a block of code is taken with the block.
 LINK = re.compile(r"^(`{3}|~{4}).*?^\1$|(?<=\]\()(?!https?:|#)(?P<target>[^)#\s]+)", re.MULTILINE | re.DOTALL)
 
@@ -52,6 +57,13 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
                 pages.append(new)
 
 
+def with_output(match: re.Match[str]) -> str:
+    command = [sys.executable, "-m", "asgi_accel", match[1], "--help"]
+    environment = {**os.environ, "COLUMNS": "100"}
+    output = subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True, text=True).stdout
+    return f"{match[0]}\n\n```text\n{output}```"
+
+
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     here = posixpath.dirname(page.file.src_uri)
 
@@ -59,4 +71,4 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = match["target"]
         return posixpath.relpath(place(linked(page.file, target)), here or ".") if target else match[0]
 
-    return LINK.sub(moved, markdown)
+    return HELP.sub(with_output, LINK.sub(moved, markdown))
