@@ -1,4 +1,4 @@
-"""Asking again: when a response has been lost on its way, the app is called a second time, without pathsend.
+"""Asking again: if a response was lost on its way, the app is called a second time, without pathsend.
 
 A middleware between the route and `AccelMiddleware` may not know pathsend. It drops the message, or adds to bytes that
 never come. Then nothing has gone out yet, and the client gets what it would get without `AccelMiddleware`.
@@ -20,7 +20,7 @@ def may_ask_again(scope: Scope) -> bool:
 
 
 async def client_is_there(receive: Receive) -> bool:
-    """Whether the client still waits: what gives up because it has gone sends nothing, too, and is right.
+    """Whether the client still waits. If it has gone, an app that gives up sends nothing either, and is right.
 
     The first look finds the request's body, unless the app has read that, and the second the end of the connection. The
     body takes a moment with Granian, which says that the client has gone if somebody does not wait for it.

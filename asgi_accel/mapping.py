@@ -99,7 +99,7 @@ def _is_file_name(path: bytes) -> bool:
 
 
 class _Heads(dict[bytes, bytes | None]):
-    """Heads of paths, and what to put in their place: None where two pairs differ, so the head leads nowhere."""
+    """Heads of paths, and what to put in their place: None if two pairs differ, so that the head leads nowhere."""
 
     def __init__(self, pairs: Iterable[tuple[bytes, bytes | None]]) -> None:
         for head, value in pairs:

@@ -1,6 +1,6 @@
 """`AccelMiddleware`: its arguments, and which of the two directions a request takes.
 
-Where a proxy offers to send files, the way goes on in `redirecting.py`, else in `serving.py`.
+If a proxy offers to send files, `redirecting.py` goes on, else `serving.py`.
 """
 
 import math
@@ -16,7 +16,7 @@ App = Callable[[Any, Any, Any], Awaitable[Any]]  # of any framework: their types
 
 
 class AccelMiddleware:
-    """Hand files to the proxy if it offers to send them, and serve them if there is none.
+    """Hand files to the proxy if it offers to send them, or send them if there is none.
 
     With `mapping` alone, files under the pairs that both the app's map and the request's `X-Accel-Mapping` header list
     are redirected: the app says what it allows, the proxy what it offers.
@@ -32,13 +32,13 @@ class AccelMiddleware:
         always: Redirect every file under `mapping`, whatever the request says: for an app that only the proxy reaches.
         trust_header: Believe the request's `X-Accel-Mapping` whoever sent it. Use it only if the proxy sets the header
             on every route to the app, since otherwise a client picks the internal location (CVE-2025-61780).
-        secret: Believe the header only if `X-Accel-Secret` equals this. With `mapping`, both are asked for.
+        secret: Believe the header only if `X-Accel-Secret` equals this. With `mapping`, both have to be right.
         sendfile_type: The header that the proxy takes: ``X-Accel-Redirect`` (nginx, Caddy), or ``X-Sendfile`` (Apache
             with mod_xsendfile, lighttpd). With the latter, the right side of `mapping` is the directory as the proxy
             sees it.
         hold: Seconds that a redirect waits for the app to finish, at most: a background task may delete the file before
             nginx opens it. The wait opens the file and looks at it, in the event loop. With 0 the redirect goes out at
-            once and no file is touched; files must outlive the response then.
+            once, and the middleware opens no file. Your files must then outlive the response.
 
     Raises:
         ValueError: The arguments say nothing, contradict each other, or hold a bad value.

@@ -22,12 +22,12 @@ MAPPING = b"x-accel-mapping"
 SECRET = b"x-accel-secret"
 SENDFILE_TYPE = b"x-sendfile-type"
 RANGES = frozenset((b"range", b"if-range"))
-# What a file sender heeds on GET and HEAD alone (RFC 9110, sections 13.2.1 and 14.2).
+# What a file sender applies to GET and HEAD alone (RFC 9110, sections 13.2.1 and 14.2).
 FOR_GET = frozenset((b"range", b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"))
 WATCHED = FOR_GET | {MAPPING, SECRET, SENDFILE_TYPE}
 PROXIED = frozenset((b"x-forwarded-for", b"forwarded", b"via"))  # what a request has that came through a proxy
 LONGEST = 8192  # bytes of a mapping header, as many as nginx takes in one line (large_client_header_buffers)
-MOST_PAIRS = 64  # of a mapping header: to read many takes milliseconds, and a client can send ever new ones
+MOST_PAIRS = 64  # of a mapping header: many take milliseconds to read, and a client can always send new ones
 REDIRECT = b"x-accel-redirect"
 SENDFILE = b"x-sendfile"
 NEEDS = {REDIRECT: (log.NGINX_NEEDS, log.NGINX_NEEDS_SECRET), SENDFILE: (log.OTHERS_NEED, log.OTHERS_NEED_SECRET)}
@@ -94,7 +94,7 @@ class Offer:
         self.hold = hold  # seconds that a redirect waits for the app, at most
         self.secret: bytes | None = None if secret is None else secret.encode()
         self._said: set[str] = set()
-        # How the targets of the app's own redirects begin, if they stand for files.
+        # How the targets of the app's redirects begin, if they lead to files.
         self.targets: tuple[bytes, ...] = tuple(f"{percent_encode(os.fsencode(p))}/".encode() for _, p in self.mapping)
         self._always = Offered(self.mapping) if always else None
         self._limited = mapping is not None
@@ -108,7 +108,7 @@ class Offer:
 
         Takes the secret out of what the app sees.
         """
-        # Each request comes by here, so nothing more is done than must be (benchmarks/overhead.py).
+        # Every request comes through here, so this does no more than it must (benchmarks/overhead.py).
         watched = self._watched
         headers: Names = {}
         repeated: tuple[bytes, ...] = ()
@@ -126,7 +126,7 @@ class Offer:
             self.hide_secret(scope)
         if found.reason:
             logger.debug("nothing is offered to send %.200r: %s", scope["path"], found.reason)
-            proxied = PROXIED & headers.keys()  # none any more once the warning has been given
+            proxied = PROXIED & headers.keys()  # empty once the warning has been given
             if proxied:
                 self._watched = WATCHED
                 is_thruster = MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE
@@ -144,7 +144,7 @@ class Offer:
             logger.log(level, text, *values)
 
     def is_file(self, target: bytes) -> bool:
-        """Whether the app would send a file for a redirect of its own if nothing were offered."""
+        """Whether the target of the app's redirect would be a file of the app if nothing were offered."""
         uri = target.decode("utf-8", "surrogateescape")
         path = unquote(uri.partition("?")[0])
         if any(directory != "/" and path.startswith(f"{directory}/") for directory, _ in self.mapping):

@@ -11,7 +11,7 @@ So the question comes first, and nobody but a file sender asks it. While a proxy
 extensions are the dict below, which notes the question. From then on `Range` is hidden, so that the whole file comes as
 a path, and the start of the response waits for the message after it.
 
-`tests/test_pathsend.py` fails if Starlette changes this order. What becomes of the path is in `redirecting.py`.
+`tests/test_pathsend.py` fails if Starlette changes this order. What happens to the path is in `redirecting.py`.
 """
 
 from collections.abc import Callable
@@ -28,14 +28,14 @@ ZEROCOPYSEND = "http.response.zerocopysend"  # some file senders prefer it, and 
 class Extensions(dict[str, Any]):
     """The app's extensions while a proxy offers to send files, with pathsend among them, as ``{}``.
 
-    ``in`` and ``get`` are the question. All that copies or changes the dict says the opposite: this is no file sender,
-    but a middleware that makes other extensions for one, or a logger. What it makes is a plain dict.
+    ``in`` and ``get`` are the question. Code that copies or changes the dict is no file sender: it is a middleware that
+    makes other extensions for one, or a logger. The copy is a plain dict.
     """
 
     __slots__ = ("_has_range", "_lists", "_scope", "asked", "known", "open", "server")
 
     def __init__(self, scope: Scope, has_range: bool) -> None:
-        """Put this dict into the scope. The scope is not copied: what the app notes in it is for those outside, too."""
+        """Put this dict into the scope. The scope is not copied: outer layers see what the app writes into it."""
         self.server: dict[str, Any] = scope.get("extensions") or {}
         self.asked: bool = False  # by a file sender, and nothing has said otherwise since
         self.known: bool = False  # the app has heard of pathsend, by the question or in a copy

@@ -22,7 +22,7 @@ from asgi_accel.wait import OpenFile, Timer
 
 START = "http.response.start"
 # How far a response is. WATCHING: it has not started. HOLDING: a file sender has started it, and the next message tells
-# what it sends. PASSING: it goes out as the app sends it. TAKEN: it is answered here, and what else comes is dropped.
+# what it sends. PASSING: it goes out as the app sends it. TAKEN: it is answered here, and further messages are dropped.
 WATCHING, HOLDING, PASSING, TAKEN = range(4)
 
 
@@ -33,7 +33,7 @@ class Handover:
     _held: tuple[Message, ...] = ()  # the whole answer, if it waits until the app is done
     _file: OpenFile  # of a redirect that waits
     _timer: Timer | None = None  # of a redirect that waits
-    _longer = False  # a middleware has meant to add to the file's bytes, which it did not get
+    _longer = False  # a middleware wants to add to the file's bytes, which it does not get
     _refused = False  # `FileResponse` has refused the range, with other headers than the app's refusal has
 
     def __init__(self, offer: Offer, found: Offered, names: Names, scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +51,7 @@ class Handover:
         kind, hold = self._offer.sendfile_type, self._offer.hold
         try:
             if self._scope["method"] != "GET" and not FOR_GET.isdisjoint(self._headers):
-                raise LeftToApp("nginx, which redirects every method as GET, would heed its range or condition")
+                raise LeftToApp("nginx, which turns every method into GET, would apply its range or condition")
             goal = target(kind, self._offered.mapping, path, self._start["status"], headers)
         except LeftToApp as reason:
             logger.debug("%.200r is left to the app: %s", path, reason)
@@ -59,7 +59,7 @@ class Handover:
         logger.debug("%.200r is redirected to %.200r", path, goal)
         redirect = self._redirect(headers, goal)
         file = None
-        with contextlib.suppress(OSError):  # nginx alone may have it
+        with contextlib.suppress(OSError):  # perhaps only nginx has it
             file = OpenFile(path) if hold else None
         if file is None:
             await send_all(self._send, *redirect)
@@ -81,7 +81,7 @@ class Handover:
         file, found = self._file, self._file.stat_result
         try:
             if not file.is_there():
-                logger.debug("%.200r is gone, now that the app is done: it is sent by the app", file.path)
+                logger.debug("%.200r is gone, now that the app is done: the app sends it", file.path)
                 scope = {**self._scope, "extensions": {}}
                 return await send_file(file, found, self._start, scope, self._receive, self._send)
         finally:
@@ -135,7 +135,7 @@ class Redirecting(Handover):
         elif self.stage == HOLDING:
             self.stage = TAKEN
             await self._decide(message)
-        elif self.stage == PASSING:  # a path that nobody has asked for, by a copy of the extensions
+        elif self.stage == PASSING:  # a path without the question: the app has a copy of the extensions
             knows_path = PATHSEND in self.view.server and not is_part(message)
             await (self._send(message) if knows_path else send_bytes(message, self._send))
         elif self._held and self._timer is None:
@@ -155,21 +155,21 @@ class Redirecting(Handover):
         elif is_file:
             await self._send_file(message["path"], headers)
         elif is_body and start["status"] == 500:
-            self._held = (start, message)  # an error page, which may come of a lost response
-        elif is_head:  # It does not tell a path. The ETag of its GET will be nginx's.
+            self._held = (start, message)  # an error page, perhaps because a response was lost
+        elif is_head:  # It has no path. The ETag of its GET will be nginx's.
             logger.debug("the HEAD of %.200r is answered by the app", self._scope["path"])
             if kind == REDIRECT and headers:
                 start = {**start, "headers": [header for header in headers if header[0] != b"etag"]}
             await send_all(self._send, start, message)
         elif is_whole and start["status"] != 304 and self._is_longer(headers, len(message.get("body", b""))):
             logger.debug("the body of %.200r has been lost", self._scope["path"])  # the path was, and then it was ended
-        else:  # a part of a file, or no file after all: an error page, say
+        else:  # a part of a file, or not a file: an error page, for example
             self.stage = PASSING
             await self._send(self._checked(start))
             await self.send(message)
 
     def _checked(self, start: Message) -> Message:
-        """A start of the app's own, with `Vary` if it is a redirect that would be a file without this offer."""
+        """The app's own start, with `Vary` if it is a redirect that would be a file without this offer."""
         start = with_list(start)
         for name, value in start.get("headers", ()):
             if len(name) == 16 and name.lower() == REDIRECT == self._offer.sendfile_type:
@@ -181,7 +181,7 @@ class Redirecting(Handover):
         """The app is done, or has raised an error: send what was held back, or ask the app again for what was lost.
 
         Returns:
-            Whether the error is dealt with: it says only that a response was lost, and the app has been asked again.
+            Whether the error is settled: it says only that a response was lost, and the app has been asked again.
 
         Raises:
             Exception: A held redirect could not be sent, before the app raised an error itself.
@@ -208,7 +208,7 @@ class Redirecting(Handover):
         return False
 
     def _is_lost(self, error: BaseException | None) -> bool:
-        """Whether the app has heard of pathsend, and nothing has come of it that could go out."""
+        """Whether the app knows of pathsend, and nothing that could go out has come."""
         is_missing = self.stage == HOLDING or (self.stage == WATCHING and self.view.known)
         if error is None:
             return is_missing or self._longer or self._refused

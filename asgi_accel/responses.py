@@ -23,7 +23,7 @@ _VISIBLE = re.compile(r"[\x21-\x7e]*")
 
 
 class AccelRedirectResponse(Response):
-    """Have the proxy send the file behind an internal location, with ranges, validators and sendfile of its own.
+    """Let the proxy send the file behind an internal location, with its own ranges and validators.
 
     The headers are those of nginx's
     [proxy module](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_ignore_headers). Behind
@@ -43,16 +43,16 @@ class AccelRedirectResponse(Response):
         mapping: The `PathMap` that turns `path` into the internal URI.
         query: What follows ``?`` in the internal URI: encoded text, or a mapping or pairs to encode. A name may have
             several values, as in `Request.query_params`.
-        buffering: `X-Accel-Buffering`. nginx heeds it for the app's own response, not for what an internal location
-            fetches from elsewhere (see `expires`).
+        buffering: `X-Accel-Buffering`. nginx applies it to the app's own response, not to what an internal
+            location fetches from elsewhere (see `expires`).
         limit_rate: Bytes per second to the client, 0 for no limit (`X-Accel-Limit-Rate`).
         expires: How long a proxy's own cache may keep the response, in seconds from now or as a moment in time; the
             browser's is `Cache-Control` (`X-Accel-Expires`). nginx never caches a redirect, and what an internal
             location fetches is kept as that says: the location can read this as ``$upstream_http_x_accel_expires``.
         charset: The character set of the text, one that the proxy's ``charset`` directives know (`X-Accel-Charset`).
         fallback: An ASGI app, such as another `Response`, that answers in place of the redirect if `AccelMiddleware` is
-            around the app and no proxy offers anything. Give it for what the app has no file for: a redirect to the
-            presigned URL of an object in a storage, the original of a thumbnail that nginx makes.
+            around the app and no proxy offers anything. Use it if the app has no file: for an object in a storage, a
+            redirect to its presigned URL; for a thumbnail that nginx makes, the original.
 
     Raises:
         ValueError: nginx would refuse or ignore one of the values, or `mapping` does not cover the file.
@@ -145,7 +145,7 @@ def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
         pairs = query.multi_items() if hasattr(query, "multi_items") else query
         query = urlencode(list(pairs.items() if isinstance(pairs, Mapping) else pairs), doseq=True)
     if not _VISIBLE.fullmatch(query):
-        raise ValueError(f"query={query!r} has a blank, a control character or no ASCII; encode it, or give a dict")
+        raise ValueError(f"query={query!r} has blanks, control or non-ASCII characters; encode it, or give a dict")
     return f"{uri}?{query}"
 
 
@@ -178,7 +178,7 @@ def _token(name: str, value: str) -> str:
 
 
 def _number(name: str, value: int, unit: str) -> str:
-    # What nginx's parser (ngx_atoi) doesn't take, it ignores without a word.
+    # nginx's parser (ngx_atoi) silently ignores what it cannot read.
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError(f"{name}={value!r}: give a whole number of {unit}, 0 or more")
     return str(value)

@@ -65,7 +65,7 @@ class Serving:
 
 
 def _is_replaced(name: bytes, value: bytes) -> bool:
-    """Whether a header of a redirect speaks to the proxy, or of a body that the redirect had itself."""
+    """Whether a header of a redirect is for the proxy, or describes a body of the redirect itself."""
     is_multipart = name == b"content-type" and value.startswith(b"multipart/byteranges")
     return is_multipart or name.startswith(b"x-accel-") or name in (b"content-length", b"content-range")
 

@@ -14,13 +14,13 @@ LONGEST_URI = 2048  # bytes
 # nginx answers 502 if the response's headers don't fit in `proxy_buffer_size`, 4 KiB by default. What the server and
 # nginx's parser need besides the app's own headers is less than the difference.
 LONGEST_HEADERS = 3800
-# What the proxy has of its own, by the header that it takes. nginx sends its own `ETag` and `Last-Modified`, from the
-# file, Apache and lighttpd heed the app's; of `Accept-Ranges` the client would get both.
+# What the proxy sets itself, by the header that it takes. nginx makes `ETag` and `Last-Modified` from the file, Apache
+# and lighttpd use the app's. The client would get `Accept-Ranges` twice.
 FROM_THE_FILE: dict[bytes, frozenset[bytes]] = {
     REDIRECT: frozenset((b"content-length", b"accept-ranges", b"etag", b"last-modified", REDIRECT)),
     SENDFILE: frozenset((b"content-length", b"accept-ranges", SENDFILE, REDIRECT)),
 }
-# Apache takes X-Sendfile as it comes, but for blanks at the end; lighttpd percent-decodes it, and takes UTF-8 alone.
+# Apache takes X-Sendfile unchanged, without blanks at its end. lighttpd percent-decodes it, and takes only UTF-8.
 PLAIN = re.compile(r"[^\x00-\x1f\x7f%]*[^\x00-\x20\x7f%]")
 
 
@@ -53,7 +53,7 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
     if sendfile_type == SENDFILE:
         plain = unquote(uri, errors="replace")
         if not PLAIN.fullmatch(plain) or "\ufffd" in plain:
-            raise LeftToApp("Apache and lighttpd do not read such a name alike")
+            raise LeftToApp("Apache and lighttpd read such a name differently")
         return plain.encode()
     return uri.encode("ascii")
 

@@ -1,8 +1,8 @@
-"""The wait: a redirect is held back until the app is done, at most some time, with its file kept open.
+"""The wait: a redirect waits until the app is done, up to a limit, and its file is kept open.
 
-What an app does after its response, such as a background task, can delete the file before nginx opens it. So nginx is
-told only when the app is done, and what is gone by then is sent by the app, from the open file. Which redirects wait
-is decided in `redirecting.py`.
+What an app does after its response, such as a background task, can delete the file before nginx opens it. So the
+redirect goes out when the app is done. If the file is gone by then, the app sends it from the open file.
+`redirecting.py` decides which redirects wait.
 
 Opening a file and looking at it happens in the event loop: a thread would cost more than all the rest of a redirect. On
 a network mount that hangs, the loop hangs with it; ``hold=0`` opens nothing.
@@ -29,7 +29,7 @@ class OpenFile:
         self.stat_result: os.stat_result = os.fstat(self._descriptor)
 
     def __index__(self) -> int:
-        """What `open` takes for a path: a descriptor of its own, which whoever opens the file closes."""
+        """What `open` takes for a path: a descriptor of its own, which is closed by whoever opens the file."""
         return os.dup(self._descriptor)
 
     def is_there(self) -> bool:
