@@ -151,6 +151,12 @@ def test_help() -> None:
     }
 
 
+def test_rooms() -> None:
+    """CONTRIBUTING.md has a line for each module of the core."""
+    named = re.findall(r"^\| `(\w+\.py)` \|", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(path.name for path in (ROOT / "asgi_accel").glob("[a-z]*.py"))
+
+
 def test_drawings() -> None:
     """The drawings are what their script draws."""
     script = runpy.run_path(str(ROOT / "tools" / "drawings.py"))
