@@ -203,7 +203,7 @@ class TestLost:
         assert is_redirect(await ask(AccelMiddleware(response, mapping), offer))
 
     async def test_pipe(self, file: Path, mapping: PathMap, offer: Header) -> None:
-        """What is no regular file has no size."""
+        """A pipe has no size."""
         found = file.stat()
         file.unlink()
         os.mkfifo(file)

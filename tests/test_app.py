@@ -213,7 +213,7 @@ class TestLoad:
 
     @pytest.mark.parametrize("app", ["main", "main:", ":app", ""])
     def test_bad_name(self, app: str) -> None:
-        """What is no module and name is refused with an example."""
+        """Text that is not a module and a name is refused with an example."""
         with pytest.raises(ValueError, match="such as main:app"):
             load(app)
 

@@ -222,7 +222,7 @@ class TestRedirect:
             assert site.get(path, headers={"X-Accel-Redirect": "/download/a.txt"}).status_code == 404
 
     def test_what_is_no_redirect(self, site: httpx.Client) -> None:
-        """A response of the app's own passes, without what is for the proxy."""
+        """The app's own response passes, without the headers for the proxy."""
         with site.stream("GET", "/mapping/events") as response:
             assert response.headers["content-type"].startswith("text/event-stream")
             assert "x-accel-buffering" not in response.headers

@@ -344,7 +344,7 @@ class TestSites:
         ("route", "seen"), [("moved", "307, to /elsewhere"), ("nowhere", "404, from the app"), ("text", "no ETag")]
     )
     def test_what_is_no_file(self, sites: Sites, capsys: pytest.CaptureFixture[str], route: str, seen: str) -> None:
-        """What is no file is told with what came instead."""
+        """A response that is not a file is told with what came instead."""
         _, found = run(capsys, sites.url("good", route))
         assert seen in found["who sends the file"][1]
         assert found["internal locations"][0] is None

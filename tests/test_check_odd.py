@@ -121,7 +121,7 @@ class TestAnswers:
         ids=["nothing", "ssh", "bytes", "status", "headers"],
     )
     def test_no_http(self, capsys: pytest.CaptureFixture[str], data: bytes) -> None:
-        """What is no HTTP is said to be none."""
+        """An answer that is not HTTP is called that."""
         with serving(sends(data)) as url:
             assert main(["check", url]) == 2
         error = capsys.readouterr().err

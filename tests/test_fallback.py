@@ -133,7 +133,7 @@ class TestFallback:
         assert (await ask(AccelMiddleware(response, mapping))).body == b"0123456789"
 
     async def test_range_and_head(self, tmp_path: Path) -> None:
-        """A file that answers heeds a range, and a HEAD has its headers alone."""
+        """A file that answers obeys a range, and a HEAD has its headers alone."""
         file = tmp_path / "a.txt"
         file.write_bytes(b"0123456789")
 
@@ -210,7 +210,7 @@ class TestFallback:
 
     @pytest.mark.parametrize("fallback", ["/a", b"x", 404, {"a": 1}])
     def test_mistake(self, fallback: Any) -> None:
-        """What is no app is a ValueError that says what to give."""
+        """A value that is not an app is a ValueError that says what to give."""
         with pytest.raises(ValueError, match=r"fallback=.*give a Response or an ASGI app") as info:
             AccelRedirectResponse("/a", fallback=fallback)
         assert repr(fallback) in str(info.value)

@@ -146,7 +146,7 @@ class TestScopeWithoutHeaders:
 
 
 class TestHead:
-    """A HEAD of a file sender never heeds Range (RFC 9110, 14.2), and has no ETag, since it cannot know whose."""
+    """A HEAD of a file sender ignores Range (RFC 9110, 14.2), and has no ETag, since it cannot know whose."""
 
     @pytest.mark.parametrize(
         "make",
@@ -190,7 +190,7 @@ class TestHead:
         assert answer.status == 410
 
     async def test_apache_and_lighttpd(self, file: Path, mapping: PathMap, offer: list[Header]) -> None:
-        """Apache and lighttpd heed the app's ETag, so there it stays; the range is not heeded either."""
+        """Apache and lighttpd use the app's ETag, so it stays; they ignore the range, too."""
         app = AccelMiddleware(FileResponse(file), mapping, sendfile_type="X-Sendfile")
         expected = await ask(FileResponse(file), method="HEAD")
         answer = await ask(app, *offer, RANGE, method="HEAD")

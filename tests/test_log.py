@@ -149,7 +149,7 @@ class TestNoLocation:
     async def test_no_false_alarm(
         self, options: dict[str, Any], offered: object, path: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Without an offer the path may be a route of the app's; Apache's and lighttpd's side is a directory."""
+        """Without an offer the path may be a route of the app; Apache's and lighttpd's side is a directory."""
         await ask(
             AccelMiddleware(PAGE, **options), *([] if offered is None else [header(offered), PASSWORD]), path=path
         )

@@ -147,7 +147,7 @@ class TestFiles:
     ) -> None:
         """A response that cannot be redirected safely is what it is without the middleware."""
         (file.parent / ("n" * 200)).write_bytes(TEXT)
-        if method == "HEAD":  # never heeds a range, and has no ETag, since it cannot know whose its GET will have
+        if method == "HEAD":  # ignores ranges, and has no ETag, since it cannot know whose its GET will have
             wanted = ()
         expected = await ask(make(file), *wanted, method=method)
         headers = [header for header in expected.headers if method != "HEAD" or header[0] != b"etag"]

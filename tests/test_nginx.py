@@ -99,7 +99,7 @@ class TestModes:
         assert_clean(response)
 
     def test_what_is_no_file(self, site: Site, mode: str) -> None:
-        """The app answers what is no file itself."""
+        """Responses that are not files come from the app."""
         response = site.offers.get(f"/{mode}/text")
         assert response.text == "hello " * 200
         assert response.headers["x-own"] == "1"
@@ -206,7 +206,7 @@ class TestFileFromNginx:
 
     @pytest.mark.parametrize("mode", ["gzip-inside", "gzip-outside"])
     def test_gzip(self, site: Site, mode: str) -> None:
-        """GZipMiddleware does not come between nginx and the file, and still compresses what is no file."""
+        """GZipMiddleware does not come between nginx and the file, and still compresses other responses."""
         headers = {"Accept-Encoding": "gzip"}
         response = site.offers.get(url(mode, "file", b"a.txt"), headers=headers)
         assert response.content == TEXT

@@ -100,7 +100,7 @@ class TestModes:
         assert await redirected(file, {"mapping": mapping, "always": True}) == b"/files/a.txt"
 
     async def test_empty_mapping(self, file: Path) -> None:
-        """An empty mapping, from an unset environment variable, say, is allowed and redirects nothing."""
+        """An empty mapping, for instance from an unset environment variable, is allowed and redirects nothing."""
         mappings: list[Any] = ["", {}, PathMap()]
         for mapping in mappings:
             assert await redirected(file, {"mapping": mapping}, header("/x/=/y/")) is None

@@ -309,7 +309,7 @@ class TestDisposition:
         assert value == 'inline; filename="a.pdf"'
 
     def test_none(self) -> None:
-        """Without a name there is no header, as in FileResponse, and one of the app's own wins."""
+        """Without a name there is no header, as in FileResponse, and one that the app sets wins."""
         assert header("content-disposition", "/x") is None
         own = {"Content-Disposition": "inline"}
         assert header("content-disposition", "/x", filename="a.pdf", headers=own) == "inline"

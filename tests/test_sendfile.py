@@ -208,7 +208,7 @@ class TestProxy:
         assert response.headers.get("content-range") == ("bytes 0-6/1000" if is_lighttpd(proxy) else None)
 
     def test_conditions(self, proxy: httpx.Client) -> None:
-        """The proxy heeds the app's own ETag and date, which HEAD has, too."""
+        """The proxy uses the app's own ETag and date, which HEAD has, too."""
         headers = proxy.head(url(b"a.txt")).headers
         assert proxy.get(url(b"a.txt")).headers["etag"] == headers["etag"]
         for name, value in (("If-None-Match", headers["etag"]), ("If-Modified-Since", headers["last-modified"])):
@@ -220,7 +220,7 @@ class TestProxy:
         assert response.status_code == (200 if is_lighttpd(proxy) else 412)
 
     def test_no_etag_of_the_app(self, proxy: httpx.Client) -> None:
-        """A file without an ETag of the app's is not taken for another: Apache would give all the same one, "0"."""
+        """A file without an ETag from the app is not taken for another: Apache would give all the same one, "0"."""
         first = proxy.get("/accel/no-etag?name=a.txt")
         asked = {"If-None-Match": first.headers.get("etag", '"0"')}
         other = proxy.get("/accel/no-etag?name=plain.txt", headers=asked)
@@ -288,7 +288,7 @@ class TestProxy:
 
     @pytest.mark.parametrize(("name", "status"), [(b"a.txt", "404"), (b"../secret.txt", "200")])
     def test_left_to_the_app(self, proxy: httpx.Client, name: bytes, status: str) -> None:
-        """What is not to be redirected comes from the app."""
+        """Files that are not redirected come from the app."""
         response = proxy.get(url(name, status=status))
         assert (response.status_code, response.content) == (int(status), b"outside" if b".." in name else TEXT)
 

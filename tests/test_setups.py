@@ -553,7 +553,7 @@ class TestTwoInARow:
         assert (response.status_code, response.content) == (206, TEXT[3:7])
 
     def test_inner_takes_the_redirect_for_itself(self, setups: Setups) -> None:
-        """Where the outer one offers, an inner one as usual looks for the file in vain, at the app."""
+        """Where the outer one offers, a usual inner one looks for the file itself, and does not find it."""
         response = setups["inner-as-usual"].get("/file/a.txt")
         assert (response.status_code, response.text) == (404, "Not Found")
 

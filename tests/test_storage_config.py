@@ -110,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in HOSTILE.items():
             if kind == "plain" and name != "Cache-Control":  # what a cache may keep
                 continue
-            if not self.path.startswith("/bad/") or name == "X-Accel-Redirect":  # it alone, where nginx heeds them all
+            if not self.path.startswith("/bad/") or name == "X-Accel-Redirect":  # it alone, where nginx obeys them all
                 self.send_header(name, value)
         self.send_header("ETag", '"of-the-object-38"')
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
@@ -274,7 +274,7 @@ class TestStatus:
     """Each status that a storage can answer with."""
 
     def test_all(self, site: httpx.Client) -> None:
-        """What is no success has a page of nginx's own, which names nothing."""
+        """An error has nginx's own page, which names nothing."""
         for status in {*range(200, 600)} - {408, 444, 499}:
             response = site.get(f"/stored/status/{status}", params=SAID)
             assert response.status_code == expected(status), status

@@ -385,7 +385,7 @@ class TestHold:
 
     @pytest.mark.parametrize("hold", [-1, -1e-9, -math.inf, math.inf, math.nan, True, False, "0.1", None, 1j, b"1"])
     def test_bad_value(self, hold: Any) -> None:
-        """What is no number of seconds is an error that shows it."""
+        """A value that is not a number of seconds is an error that shows it."""
         with pytest.raises(ValueError, match="number of seconds, 0 or more") as raised:
             AccelMiddleware(PlainTextResponse("x"), {"/a": "/b"}, hold=hold)
         assert f"hold={hold!r}:" in str(raised.value)

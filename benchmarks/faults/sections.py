@@ -123,7 +123,7 @@ def _figures(size: int, served: int, before: list[Usage], during: list[Usage]) -
 
 def sigkill() -> Table:
     """The app is killed when 100 clients have the first bytes of 64 MiB each; then they read on."""
-    table = Table(["sent by", "downloads", "whole", "came of each, MiB on average"])
+    table = Table(["sent by", "downloads", "whole", "average MiB received"])
     for way in (ACCEL, DISKLESS, PLAIN):
         with Stage() as stage:
             content = stage.write("file", CONTENT)

@@ -229,10 +229,10 @@ middleware that puts a file's path into the header, and does nothing else that `
 reasons = """Why some are not:
 
 - `FileResponse` looks at the file in another thread, more than a third of the app's time for such a request;
-  `stat_result=` spares it, and nothing else does that leaves Starlette as it is.
+  `stat_result=` avoids that, and nothing else does without changes to Starlette.
 - The row "the least" is the same response with a middleware that does nothing but put the path into a header. Between
-  it and `AccelMiddleware` lies first of all the file that is held open until the app is done, lest a background task
-  deletes it before nginx opens it ([measured](faults.md)): `open`, `fstat`,
+  it and `AccelMiddleware` is, first of all, the file that is kept open until the app is done, because a background task
+  may delete it before nginx opens it ([measured](faults.md)): `open`, `fstat`,
   `stat` and `close`, about half of the difference. The rest is the percent-encoded URI and the look whether a redirect
   is safe.
 - In process, "the least" is a coroutine, a look for one header of the request and a look for one of the response, which
