@@ -35,7 +35,8 @@ async def stored(request: Request) -> Response:
 
 
 async def redirect(request: Request) -> Response:
-    return AccelRedirectResponse(request.query_params["to"])
+    headers = {name: value for name, value in request.query_params.items() if name != "to"}
+    return AccelRedirectResponse(request.query_params["to"], headers=headers)
 
 
 async def upload(request: Request) -> Response:

@@ -21,14 +21,17 @@ ROOT = Path(__file__).parent.parent
 PATTERNS = ("*.md", "docs/**/*.md", "examples/*/*.md")
 DOCUMENTS = [path.relative_to(ROOT).as_posix() for pattern in PATTERNS for path in ROOT.glob(pattern)]
 ELSEWHERE = ["benchmarks/results.md"]  # has no code
-LANGUAGES = {"nginx", "python", "sh", "text", "apache", "lighttpd"}  # the last two: test_sendfile.py
+LANGUAGES = {"nginx", "python", "sh", "text"}
+LANGUAGES |= {"apache", "lighttpd"}  # test_sendfile.py
+LANGUAGES |= {"ini", "yaml"}  # test_deployment.py
 # What the apps in the documents read from the environment.
 ENVIRONMENT = {
     "ACCEL_SECRET": "only the proxy knows",
+    "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE123456789",
+    "AWS_SECRET_ACCESS_KEY": "5e1d" * 10,
     "HANDBOOK_PASSWORD": "open sesame",
     "LINK_KEY": "7f3a" * 8,
     "SESSION_KEY": "c41d" * 8,
-    "STORAGE_KEY": "9b2e" * 8,
 }
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
@@ -42,11 +45,11 @@ def blocks(document: str, language: str) -> list[str]:
     return [code for kind, _, code in found if kind == language]
 
 
-def titled_blocks(document: str) -> dict[str, str]:
-    """The files that a document's Python blocks are: each title with all blocks that have it."""
+def titled_blocks(document: str, language: str = "python") -> dict[str, str]:
+    """The files that a document's blocks of one language are: each title with all blocks that have it."""
     files: dict[str, str] = {}
     for kind, title, code in FENCE.findall((ROOT / document).read_text()):
-        if kind == "python" and title:
+        if kind == language and title:
             files[title] = files.get(title, "") + "\n\n" + code
     return files
 
@@ -83,7 +86,7 @@ class TestDocuments:
         for number, block in enumerate(found):
             listens_on = folder / f"{Path(document).stem}{number}.sock"
             block = block.replace("/var/log/nginx/", f"{folder}/")
-            whole = "server {" in block or block.startswith("upstream ")  # not what stands within a server
+            whole = "server {" in block or block.startswith(("upstream ", "map "))  # not what stands within a server
             http = f"""
                 proxy_cache_path {folder}/objects-{listens_on.stem} keys_zone=objects:1m;
                 upstream storage {{ server 127.0.0.1:9; }}
@@ -189,6 +192,15 @@ def test_lowest_versions_are_told_alike() -> None:
     readme = (ROOT / "README.md").read_text()
     lowest = f"Starlette {needs[1].removesuffix('.0')} or newer (FastAPI {fastapi[1]} or newer), and anyio "
     assert lowest + f"{needs[2].removesuffix('.0')} or newer" in readme
+
+
+def test_figures_are_those_of_the_benchmarks() -> None:
+    """When not to use it: docs/comparison.md says what was measured."""
+    section = (ROOT / "docs/comparison.md").read_text().partition("## When not to use it")[2].partition("\n## ")[0]
+    figures = re.findall(r"\d+,\d{3}", section)
+    assert len(figures) == 6
+    results = (ROOT / "benchmarks/results.md").read_text()
+    assert not [figure for figure in figures if f" {figure} " not in results]
 
 
 def test_security_names_the_vulnerabilities() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import hmac
 import io
 import json
 import os
@@ -16,17 +14,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, get_type_hints
-from urllib.parse import parse_qs, quote, unquote, urlsplit
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -526,128 +522,6 @@ class TestHls:
             assert answer.headers["cache-control"] == "no-store"
             assert site.get("/keys/7").status_code == 403
             assert site.get("/watch/7").status_code == 403
-
-
-class Bucket(BaseHTTPRequestHandler):
-    """Storage that sends an object to whoever has the signature, and speaks of itself."""
-
-    objects: ClassVar = {"/archives/2026/annual report.zip": b"content of an object"}
-    asked: ClassVar[list[dict[str, str]]] = []
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        path, query = unquote(url.path), {name: value for name, (value,) in parse_qs(url.query).items()}
-        self.asked.append({name.lower(): value for name, value in self.headers.items()})
-        text = f"GET {self.headers['Host']} {quote(path)} {query.get('X-Expires')}"
-        right = hmac.new(ENVIRONMENT["STORAGE_KEY"].encode(), text.encode(), hashlib.sha256).hexdigest()
-        if query.get("X-Signature") != right or int(query["X-Expires"]) < time.time():
-            self._answer(403, b"SignatureDoesNotMatch in the bucket archives")
-        elif path not in self.objects:
-            self._answer(404, b"NoSuchKey in the bucket archives")
-        elif self.headers["Range"] == "bytes=0-6":
-            self._answer(206, self.objects[path][:7], **{"Content-Range": f"bytes 0-6/{len(self.objects[path])}"})
-        else:
-            self._answer(200, self.objects[path])
-
-    def _answer(self, status: int, body: bytes, **headers: str) -> None:
-        self.send_response(status)
-        own = {"Content-Type": "text/html", "Cache-Control": "public", "ETag": '"of-the-storage"'}
-        own |= {"X-Accel-Redirect": "/download/reports/7.pdf", "X-Content-Type-Options": "sniff"}
-        own |= {"Content-Disposition": "inline", "Set-Cookie": "storage=1", "x-amz-request-id": "1", "x-amz-id-2": "2"}
-        for name, value in (own | headers | {"Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        """Say nothing."""
-
-
-@contextlib.contextmanager
-def bucket() -> Iterator[int]:
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Bucket)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    try:
-        yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-class TestObjectStorage:
-    """The app signs, nginx fetches, by what the page's command prints."""
-
-    document = "docs/recipes/object-storage.md"
-    printed: ClassVar[str]
-
-    @pytest.fixture(scope="class")
-    @classmethod
-    def page(cls, folder: Path) -> Iterator[Page]:
-        page = Page(folder, cls.document)
-        with bucket() as port:
-            page.code.write_text(page.code.read_text().replace("storage.example", f"127.0.0.1:{port}"))
-            (command,) = blocks(cls.document, "sh")
-            command = command.replace("https://storage.example/", f"http://127.0.0.1:{port}/")
-            command = command.replace("--upstream 127.0.0.1:8000", f"--unix {page.home}/app.sock")
-            command = command.replace("--resolver 127.0.0.53", "")
-            cls.printed = output_of(command)
-            with page.running(), page.nginx(cls.printed, name="storage") as page.proxied:
-                yield page
-
-    def test_object(self, page: Page) -> None:
-        """Comes with the app's headers and the storage's ETag, in whole and in part."""
-        of_the_client = {
-            "Cookie": "a=1",
-            "Authorization": "Basic YTpi",
-            "Referer": "http://intranet/",
-            "x-amz-acl": "x",
-        }
-        response = page.proxied.get("/archives/7?member=1", headers=of_the_client)
-        assert response.content == b"content of an object"
-        assert response.headers["content-type"] == "application/zip"
-        assert response.headers["content-disposition"] == 'attachment; filename="annual report.zip"'
-        assert response.headers["cache-control"] == PRIVATE
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["etag"] == '"of-the-storage"'
-        assert not [name for name in response.headers if name.startswith(("x-a", "set-cookie"))]
-        assert not {name.lower() for name in of_the_client} & Bucket.asked[-1].keys()
-        part = page.proxied.get("/archives/7?member=1", headers={"Range": "bytes=0-6"})
-        assert (part.status_code, part.content) == (206, b"content")
-
-    def test_refusal(self, page: Page) -> None:
-        """The app decides, and the storage is not asked."""
-        before = len(Bucket.asked)
-        assert page.proxied.get("/archives/7").status_code == 403
-        assert page.proxied.get("/archives/9?member=1").status_code == 404
-        assert page.proxied.get("/bucket/2026/annual%20report.zip").status_code == 404
-        assert len(Bucket.asked) == before
-
-    def test_errors_of_the_storage(self, page: Page) -> None:
-        """A missing object is a 404 that tells nothing."""
-        response = page.proxied.get("/archives/8?member=1")
-        assert response.status_code == 404
-        assert b"archives" not in response.content
-        assert not [name for name in response.headers if name.startswith("x-a")]
-
-    def test_without_nginx(self, page: Page) -> None:
-        """The client is sent to the storage itself, and still only if it may have the object."""
-        answer = page.direct.get("/archives/7?member=1")
-        assert (answer.status_code, answer.headers["cache-control"]) == (307, "no-store")
-        assert "/archives/2026/annual%20report.zip?X-Expires=" in answer.headers["location"]
-        assert not [name for name in answer.headers if name.startswith("x-a")]
-        assert page.direct.get("/archives/7").status_code == 403
-
-    def test_table(self, page: Page) -> None:
-        """What the page explains is what is printed."""
-        text = (ROOT / self.document).read_text()
-        cells = re.findall(r"^\| (`.*?) \|", text, re.MULTILINE)
-        explained = [line.split(" ...")[0] for cell in cells for line in re.findall("`([^`]*)`", cell)]
-        assert len(explained) == 10
-        assert not [line for line in explained if line not in self.printed]
 
 
 class TestDirectories:

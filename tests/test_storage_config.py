@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 import httpx
 import pytest
@@ -494,6 +494,35 @@ class TestAnotherLocation:
         with Nginx(folder, text, folder / "other.sock"), client(folder / "other.sock") as asked:
             assert asked.get("/bad/x").text == "not for clients"
             assert asked.get("/good/x").content == BODY
+
+    def test_headers_by_hand(self, folder: Path, app: Path, storage: _Server) -> None:
+        """With the page's lines the app's header is shown; `$upstream_http_...` alone is the other server's."""
+        (block,) = (block for block in blocks("docs/nginx.md", "nginx") if "$own_csp" in block)
+        block = block.replace("127.0.0.1:9000", f"127.0.0.1:{storage.server_port}")
+        kept = block.replace("/elsewhere/ {", "/kept/ { internal;")
+        late = "add_header X-Late $upstream_http_content_security_policy; proxy_ignore_headers X-Accel-Redirect;"
+        lost = f"location /lost/ {{ internal; proxy_pass http://127.0.0.1:{storage.server_port}; {late} }}"
+        text = nginx(PathMap({app: "/download"}), f"unix:{folder}/stored.sock", listen=f"unix:{folder}/own.sock")
+        text = text.replace("    # If another location", f"{kept}\n{lost}\n    # If another location")
+        said = {"Content-Security-Policy": "sandbox"}
+        with Nginx(folder, text, folder / "own.sock"), client(folder / "own.sock") as asked:
+            response = asked.get("/redirect", params={"to": "/kept/x", **said})
+            assert (response.content, response.headers["content-security-policy"]) == (BODY, "sandbox")
+            response = asked.get("/redirect", params={"to": "/lost/x", **said})
+            assert (response.content, response.headers["x-late"]) == (BODY, HOSTILE["Content-Security-Policy"])
+
+    def test_captured_path(self, folder: Path, app: Path, storage: _Server) -> None:
+        """A path that a regular expression captures is passed on as it was decoded: once encoded, it arrives whole."""
+        listens_on = folder / "captured.sock"
+        to = f"proxy_ignore_headers X-Accel-Redirect; proxy_pass http://127.0.0.1:{storage.server_port}/archives/$1;"
+        caught = f"location ~ ^/caught/(.*) {{ internal; {to} }}"
+        text = nginx(PathMap({app: "/download"}), f"unix:{folder}/stored.sock", listen=f"unix:{listens_on}")
+        text = text.replace("    # If another location", f"{caught}\n    # If another location")
+        key = "a b+c%?#ü.txt"
+        with Nginx(folder, text, listens_on), client(listens_on) as asked:
+            assert asked.get("/redirect", params={"to": f"/caught/{quote(key)}"}).content == BODY
+        ((_, path, _, _),) = storage.asked
+        assert path == f"/archives/{quote(key)}"
 
 
 class TestText:
