@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +19,7 @@ import pytest
 from conftest import need_caddy, need_nginx
 from running import Running, wait_until
 from servers import UVICORN, asgi_server
+from test_docs import ROOT, blocks
 from websockets.sync.client import connect
 
 TEXT = b"The quick brown fox jumps over the lazy dog\n" * 100
@@ -307,3 +309,20 @@ class TestLines:
         assert running.client.get("/redirect/nothing.txt").status_code == 404
         wait_until(lambda: "has no file" in running.said, "the line")
         assert f"has no file {str(files / 'nothing.txt')!r}, to which the app has redirected" in running.said
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/getting-started.md"])
+def test_first_commands(folder: Path, document: str) -> None:
+    """The app of the page is sent by nginx, and one sees what the page shows."""
+    need_nginx()
+    home = Path(tempfile.mkdtemp(dir=folder))
+    (home / "reports").mkdir()
+    (home / "reports" / "7.pdf").write_bytes(bytes(5_000_000))
+    (home / "main.py").write_text("".join(blocks(document, "python")).replace("/mnt/storage", str(home)))
+    path = os.pathsep.join([str(home), str(ROOT)])
+    with Running(folder, app="main:app", PYTHONPATH=path) as running:
+        assert running.client.get("/reports/7", headers={"Cookie": "who=me"}).status_code == 200
+        assert running.client.get("/reports/7").status_code == 403
+        (shown,) = (block for block in blocks(document, "text") if block.startswith("http://127.0.0.1:8000"))
+        for line in shown.splitlines()[1:]:
+            wait_until(lambda line=line: line in running.said, line)  # type: ignore[misc]
