@@ -339,7 +339,7 @@ class TestText:
         """Object storage is not offered, and the help says so."""
         with pytest.raises(SystemExit):
             main(["caddy", "--help"])
-        assert "Object storage is not offered for Caddy" in " ".join(capsys.readouterr().out.split())
+        assert "For object storage, use nginx." in " ".join(capsys.readouterr().out.split())
 
     def test_command(self, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
         """The command prints what the function returns."""

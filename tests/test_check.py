@@ -193,11 +193,11 @@ class TestSites:
         [
             ("no location", "nginx has no location for /download/", 'location ^~ "/download/" { internal; alias'),
             ("other prefix", "nginx has no location for /download/", 'location ^~ "/download/" { internal; alias'),
-            ("another server", "404: nginx says so itself, without asking", "default_server"),
+            ("another server", "404: nginx answers itself, without asking", "default_server"),
             ("inner location", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
             ("inner location", "the app: 200", "forgets those of the levels above"),
             ("no offer", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
-            ("swapped", "the app: 200", "two sides swapped"),
+            ("swapped", "the app: 200", "two sides are swapped"),
             ("wrong alias", "404: the app", "alias"),
             ("unreadable", "403: the app", "UMask=0027"),
             ("private folder", "403: the app", "setfacl does not help"),
@@ -313,7 +313,7 @@ class TestSites:
         status, found = run(capsys, sites.url("forged mapping", mode="trust"))
         assert status == 1
         assert found["forged X-Accel-Mapping"][0] is False
-        assert "no trust_header" in found["forged X-Accel-Mapping"][2]
+        assert "not have trust_header" in found["forged X-Accel-Mapping"][2]
         status, found = run(capsys, sites.url("forged mapping"))
         assert found["forged X-Accel-Mapping"][0]
 

@@ -316,7 +316,7 @@ class TestURLs:
         """A URL that cannot be asked is named, and controls no terminal."""
         assert main(["check", url]) == 2
         error = capsys.readouterr().err
-        assert "is no URL to ask" in error
+        assert "is not a URL that can be asked" in error
         assert "\x1b" not in error
         assert error.count("\n") == 1
 

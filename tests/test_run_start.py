@@ -183,7 +183,7 @@ class TestArguments:
         caddy.write_text("#!/bin/sh\necho v2.6.2 h1:x\n")
         caddy.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-        assert f"{caddy} is v2.6.2, and it takes 2.8 or newer" in self.refused(capsys, "--proxy", "caddy")
+        assert f"{caddy} is v2.6.2, but 2.8 or newer is needed" in self.refused(capsys, "--proxy", "caddy")
 
     def test_nothing_is_installed(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         def missing(name: str) -> None:

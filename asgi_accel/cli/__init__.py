@@ -1,4 +1,4 @@
-"""The command `asgi-accel`: writes the proxy's configuration and checks a live site."""
+"""The command `asgi-accel`: runs an app behind a proxy, prints the proxy's configuration, and checks a live site."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="asgi-accel",
-        description="Set up the proxy that sends the files of an ASGI app, and check a live site.",
+        description="Run an app behind a proxy that sends its files, print its configuration, check a live site.",
     )
     parser.add_argument("--version", action="version", version=f"asgi-accel {version('asgi-accel')}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
@@ -56,8 +56,8 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_nginx(commands: Commands) -> None:
     parser = commands.add_parser(
         "nginx",
-        help="print a site for nginx",
-        description="Print a site for nginx, a file for /etc/nginx/conf.d/, from the mapping that the app uses.",
+        help="print a configuration for nginx",
+        description="Print a configuration for nginx, a file for /etc/nginx/conf.d/, from the mapping of your app.",
         epilog="example: asgi-accel nginx --app main:app --upstream 127.0.0.1:8000 --server-name www.example",
     )
     _add_upstream(parser)
@@ -71,7 +71,7 @@ def _add_nginx(commands: Commands) -> None:
     add("--storage", metavar="PREFIX=URL", help="such as /bucket/=https://storage.example/archives/", **several)
     add("--storage-ca", metavar="FILE", default=CA, help="certificates to trust (default: %(default)s)")
     add("--hide-header", metavar="NAME", help="a header of the storage that clients must not see", **several)
-    text = "the DNS server to ask for the storage; by default nginx asks at its start"
+    text = "the DNS server to ask for the storage; by default nginx asks once, when it starts"
     add("--resolver", metavar="ADDRESS", help=text)
     parser.set_defaults(run=_run_nginx)
 
@@ -90,9 +90,8 @@ def _run_nginx(given: argparse.Namespace) -> int:
 def _add_caddy(commands: Commands) -> None:
     parser = commands.add_parser(
         "caddy",
-        help="print a site for Caddy",
-        description="Print a site for a Caddyfile, from the mapping that the app uses. "
-        "Object storage is not offered for Caddy: use nginx for that.",
+        help="print a configuration for Caddy",
+        description="Print a site for a Caddyfile, from the mapping of your app. For object storage, use nginx.",
         epilog="example: asgi-accel caddy --app main:app --upstream 127.0.0.1:8000",
     )
     _add_upstream(parser)
@@ -106,7 +105,7 @@ def _run_caddy(given: argparse.Namespace) -> int:
 
 
 def _add_upstream(parser: argparse.ArgumentParser) -> None:
-    """What any proxy must be told of the app."""
+    """What every proxy must know of the app."""
     add_app(parser, required=True)
     add = parser.add_mutually_exclusive_group(required=True).add_argument
     add("--upstream", metavar="HOST:PORT", help="where the app listens")
@@ -144,12 +143,12 @@ def _add_run(commands: Commands) -> None:
     add = parser.add_argument
     add("app", metavar="APP", help="the app, as uvicorn takes it: module:attribute")
     add("--mapping", metavar="MAPPING", help="for an app that has none: it is wrapped in AccelMiddleware")
-    add("--factory", action="store_true", help="APP makes the app")
-    add("--reload", action="store_true", help="uvicorn starts the app anew when its code changes")
+    add("--factory", action="store_true", help="APP is a function that makes the app")
+    add("--reload", action="store_true", help="restart the app when its code changes (uvicorn only)")
     add("--host", help="where the proxy listens (default: 127.0.0.1, or with --domain everywhere)")
-    add("--port", type=int, default=8000, help="0 is one that is free (default: %(default)s)")
+    add("--port", type=int, default=8000, help="0 picks a free one (default: %(default)s)")
     add("--proxy", choices=["nginx", "caddy"], help="by default nginx, or Caddy if there is no nginx")
-    add("--domain", metavar="NAME", help="by https on ports 80 and 443: Caddy gets and renews the certificate")
+    add("--domain", metavar="NAME", help="serve https on ports 80 and 443: Caddy gets and renews the certificate")
     help_allow = "proxies further out, whose X-Forwarded-For and -Proto count, as 10.0.0.0/8,::1 (default: none)"
     add("--forwarded-allow-ips", metavar="NETWORKS", type=networks, default=[], help=help_allow)
     add("--timeout", type=int, default=60, metavar="SECONDS", help="for the app to start (default: %(default)s)")
@@ -177,8 +176,8 @@ def _add_check(commands: Commands) -> None:
         "check",
         help="ask a live site for a file, and say what is wrong",
         description="Ask a live site for a file that its app serves, and say what is right, what is wrong and what to "
-        "change. It sends some ten to twenty requests, GET, HEAD and OPTIONS, which change nothing. "
-        "The exit status is 0 if nothing is wrong, 1 if something is, 2 if it could not look.",
+        "change. It sends ten to twenty requests (GET, HEAD and OPTIONS), which change nothing. "
+        "The exit status is 0 if nothing is wrong, 1 if something is, 2 if the site could not be asked.",
         epilog="example: asgi-accel check https://www.example/reports/7 --app main:app",
     )
     check.add_arguments(parser)

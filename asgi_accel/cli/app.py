@@ -1,4 +1,4 @@
-"""The app, imported as uvicorn does, and what its `AccelMiddleware` was given: so that the proxy is told the same.
+"""The app, imported as uvicorn does, and what its `AccelMiddleware` was given: so app and proxy cannot differ.
 
 The arguments that name an app or its mapping are here, too, since each command has them.
 """
@@ -72,7 +72,7 @@ def find(app: Any) -> Found | None:
     found = {_given(middleware): None for _, part in _parts(app) for middleware in _middlewares(part)}
     if len(found) > 1:
         mappings = " and ".join(sorted({repr(str(one.mapping)) for one in found}))
-        raise ValueError(f"the app has several AccelMiddleware that differ ({mappings}): give one by --mapping")
+        raise ValueError(f"the app has several AccelMiddleware that differ ({mappings}): give one with --mapping")
     return next(iter(found), None)
 
 

@@ -1,4 +1,4 @@
-"""HTTP as `asgi-accel check` speaks it: one request on a connection, all of them within one time limit."""
+"""HTTP for `asgi-accel check`: one request for each connection, and one time limit for all."""
 
 from __future__ import annotations
 

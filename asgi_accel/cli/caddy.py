@@ -16,7 +16,7 @@ def caddy(mapping: PathMap, upstream: str, *, address: str = ":80", secret: str 
     Args:
         mapping: The map that the app uses.
         upstream: Where the app listens: ``127.0.0.1:8000``, or ``unix:`` and the path of a socket.
-        address: The site's: ``example.com``, for which Caddy sees to https, ``:80`` or ``http://localhost:8080``.
+        address: The site's: ``example.com``, with https by Caddy, ``:80`` or ``http://localhost:8080``.
         secret: What the app's `secret=` is, if it has one.
 
     Raises:
@@ -57,7 +57,7 @@ def _handler(number: int, path: str, prefix: str) -> str:
 
 
 def _literal(what: str, value: str) -> str:
-    """A value in a Caddyfile's backticks, where all stands for itself but they and what is in braces."""
+    """A value in a Caddyfile's backticks, in which only backticks and braces have a meaning."""
     if re.search("[\x00-\x1f\x7f`{}\ud800-\udfff]", value):
         raise ValueError(
             f"{what} holds a control character, a backtick, a brace or bytes that are no UTF-8: a Caddyfile has no way "

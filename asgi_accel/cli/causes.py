@@ -1,4 +1,4 @@
-"""Who sends a file, and why nobody or the wrong one does: what `asgi-accel check` makes of the answers for that."""
+"""Who sends a file, and why nobody or the wrong one does: how `asgi-accel check` reads the site's answers."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ class Look:
     def has_location(self, prefix: str) -> bool:
         """Whether nginx answers for a path itself: the app says the same of it as of any other path."""
         answer = self.at(prefix)
-        # A page of nginx's by `error_page 404`, if the app's own is known to be the same for all paths.
+        # nginx's own page, by `error_page 404`, if the app's page is known to be the same for all paths.
         own_page = answer.body != self.nowhere.body and self.got.body in (answer.body, self.nowhere.body)
         return answer.is_of_nginx or answer.status != self.nowhere.status or own_page
 
     @functools.cached_property
     def missing(self) -> list[tuple[str, str]]:
         """The pairs of the mapping for which nginx has no location."""
-        if self.nowhere.is_of_nginx:  # nginx asks the app for few paths, so this tells nothing
+        if self.nowhere.is_of_nginx:  # nginx asks the app for few paths, so this says nothing
             return []
         return [(directory, prefix) for directory, prefix in self.pairs if not self.has_location(prefix)]
 

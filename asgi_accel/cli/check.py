@@ -1,4 +1,4 @@
-"""`asgi-accel check`: what a live site does with a file that its app hands to the proxy, by a handful of requests."""
+"""`asgi-accel check`: what a live site does with a file that its app sends, found out by a few requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Finding`: what `asgi-accel check` says of one thing. All its sentences stand in `templates/check.txt`."""
+"""`Finding`: what `asgi-accel check` says about one thing. All its sentences are in `templates/check.txt`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TEXTS = {
 
 @dataclass
 class Finding:
-    """What was found out about one thing, and what to change if it is not as it should be.
+    """What was found out about one thing, and what to change if something is wrong.
 
     `ok` is None if it cannot be told from outside, or does not apply.
     """

@@ -14,7 +14,7 @@ from asgi_accel.mapping import PathMap
 
 # What nginx drops of a redirect, and browsers look for.
 BROUGHT_BACK = fill("headers.txt").split()
-# What it keeps from the app, or says itself of the file: brought back, these come twice or belie the body.
+# What it keeps from the app, or sets itself: brought back, these would come twice or not fit the body.
 NOT_BROUGHT_BACK = re.compile(
     "accept-ranges|cache-control|connection|content-(disposition|encoding|length|range|type)|date|etag|expires"
     "|keep-alive|last-modified|server|set-cookie|transfer-encoding|x-accel-.*"
@@ -40,7 +40,7 @@ def nginx(
         listen: Where nginx listens, as its `listen` directive has it.
         server_name: The site's names, as the `server_name` directive has them.
         secret: What the app's `secret=` is, if it has one.
-        headers: Names of headers that the app sets on files and nginx shall not drop, besides the usual ones.
+        headers: More names of the app's headers that nginx must not drop.
         body_size: The largest upload, as the `client_max_body_size` directive has it.
         storages: Where else redirects lead.
 
@@ -78,7 +78,7 @@ def app_location(name: str, mapping: PathMap, secret: str | None, *, proto: str 
         name: The upstream's.
         mapping: The map that the app uses.
         secret: What the app's `secret=` is, if it has one.
-        proto: What the app is told of the client's scheme. The client's address is ``$remote_addr``, which nginx's
+        proto: The client's scheme, as the app gets it. The client's address is ``$remote_addr``, which nginx's
             realip module can set from what a proxy further out says.
     """
     offer = quoted(f"the mapping {str(mapping)!r}", str(mapping))
@@ -91,7 +91,7 @@ def internal_locations(mapping: PathMap, headers: Sequence[str] = (), storages: 
     names = {name.lower(): header_name(name) for name in (*BROUGHT_BACK, *headers)}
     for lower, name in names.items():
         if NOT_BROUGHT_BACK.fullmatch(lower):
-            raise ValueError(f"the header {name!r} is one that nginx keeps, or says itself of the file: leave it out")
+            raise ValueError(f"the header {name!r} is one that nginx keeps or sets itself: leave it out")
     back = {name: f"$upstream_http_{lower.replace('-', '_')}" for lower, name in names.items()}
     back[names["vary"]] = "$accel_vary"
     files = "".join(

@@ -151,7 +151,7 @@ def _proxy(wanted: str | None, domain: str | None) -> tuple[str, str, str]:
         raise ValueError("there is neither nginx nor Caddy: pip install 'asgi-accel[run]'")
     version = subprocess.run([caddy, "version"], capture_output=True, text=True, check=True).stdout.split()[0]  # noqa: S603
     if [int(number) for number in re.findall(r"\d+", version)[:2]] < [2, 8]:
-        raise ValueError(f"{caddy} is {version}, and it takes 2.8 or newer: pip install 'asgi-accel[run]'")
+        raise ValueError(f"{caddy} is {version}, but 2.8 or newer is needed: pip install 'asgi-accel[run]'")
     return "caddy", caddy, version
 
 

@@ -46,9 +46,9 @@ class Storages:
 
     Args:
         storages: Where objects are.
-        hidden: Names of headers of the storages' own that are hidden besides the usual ones.
-        ca: The file of certificates by which the storages' are verified.
-        resolver: Who is asked for a storage's address; without one, nginx asks once, when it starts.
+        hidden: More names of the storages' headers that are hidden.
+        ca: The file of certificates to trust.
+        resolver: The DNS server for a storage's address. Without one, nginx asks once, when it starts.
     """
 
     storages: Sequence[Storage] = ()
@@ -69,7 +69,7 @@ class Storages:
         return text and text + fill("nginx-errors.conf")
 
     def _location(self, storage: Storage, back: Mapping[str, str]) -> str:
-        # What the app has said is read before the storage answers: then $upstream_http_... is the storage's.
+        # The app's headers are read before the storage answers: after that, $upstream_http_... is the storage's.
         own = {name: f"$accel_own_{name.lower().replace('-', '_')}" for name in back}
         address = f"{storage.host}{storage.port}"
         ca = quoted("the file of certificates", self.ca)

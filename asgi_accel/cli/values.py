@@ -24,7 +24,7 @@ def with_slashes(mapping: PathMap) -> list[tuple[str, str]]:
 
 
 def checked_pairs(mapping: PathMap) -> list[tuple[str, str]]:
-    """The same, where a proxy can have them all."""
+    """The same, if a proxy can have all of them."""
     pairs = with_slashes(mapping)
     if not pairs:
         raise ValueError("the mapping is empty: give one like /mnt/storage/=/download/")
@@ -50,17 +50,17 @@ def checked_upstream(upstream: str) -> str:
 
 
 def plain(what: str, value: str) -> str:
-    """A value that stands unquoted in nginx's configuration, blanks and all."""
+    """An unquoted value in nginx's configuration. It may have blanks."""
     if not value.strip() or re.search(r"[;{}$#\"'\\]", value) or CONTROL.search(value):
-        raise ValueError(f"{what} {value!r} holds what nginx's directive does not take")
+        raise ValueError(f"{what} {value!r} has a character that nginx's directive cannot have")
     return value
 
 
 def quoted(what: str, value: str, *, variables: bool = True) -> str:
-    """A value in nginx's quotes. Where nginx puts variables in, it has no way to write a dollar sign."""
+    """A value in nginx's quotes. If nginx puts variables in, a dollar sign cannot be written."""
     if CONTROL.search(value) or (variables and "$" in value):
         raise ValueError(
-            f"{what} holds a control character or a dollar sign, which nginx has no way to write: rename it"
+            f"{what} holds a control character or a dollar sign, which nginx's configuration cannot have: rename it"
         )
     text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if len(os.fsencode(text)) > 4096:  # NGX_CONF_BUFFER
