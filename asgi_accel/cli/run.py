@@ -175,7 +175,7 @@ def _notes(domain: str | None, command: list[str]) -> list[str]:
         if any(server in part for part in command)
     ]
     if os.geteuid() == 0:
-        notes.append("as root, as which the app and the proxy run, too: any other user will do")
+        notes.append("the app and the proxy run as root, like this command: any other user will do")
     if domain not in (None, "localhost"):
         notes.append(f"{domain} must lead here (DNS), and its ports 80 and 443 must be open to the internet")
     return notes
