@@ -33,6 +33,7 @@ ENVIRONMENT = {
     "LINK_KEY": "7f3a" * 8,
     "SESSION_KEY": "c41d" * 8,
 }
+LOG_FORMAT = "log_format "  # what stands outside of a server, beside the block that uses it
 FENCE = re.compile(r'^```(\w*)(?: title="([^"]*)")?\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 
 
@@ -86,10 +87,13 @@ class TestDocuments:
         for number, block in enumerate(found):
             listens_on = folder / f"{Path(document).stem}{number}.sock"
             block = block.replace("/var/log/nginx/", f"{folder}/")
-            whole = "server {" in block or block.startswith(("upstream ", "map "))  # not what stands within a server
+            # Not what stands within a server.
+            whole = "server {" in block or block.startswith(("upstream ", "map ")) or LOG_FORMAT in block
+            formats = "".join(other for other in found if LOG_FORMAT in other and "server {" not in other)
             http = f"""
                 proxy_cache_path {folder}/objects-{listens_on.stem} keys_zone=objects:1m;
                 upstream storage {{ server 127.0.0.1:9; }}
+                {"" if whole else formats}
                 server {{ listen unix:{listens_on};\n{"" if whole else block}\n}}
                 {block.replace("listen 80", "listen 127.0.0.1:" + str(free_port())) if whole else ""}"""
             with Nginx(folder, http, listens_on):

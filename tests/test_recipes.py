@@ -28,7 +28,7 @@ import httpx
 import pytest
 from conftest import need_nginx
 from servers import UVICORN, Nginx, asgi_server, client
-from test_docs import ENVIRONMENT, ROOT, blocks, titled_blocks
+from test_docs import ENVIRONMENT, LOG_FORMAT, ROOT, blocks, titled_blocks
 from test_nginx import assert_clean, sent_by_nginx
 
 from asgi_accel import PathMap
@@ -78,7 +78,7 @@ class Page:
                 **ENVIRONMENT,
             ),
             client(self.home / "app.sock", cookies=no_cookies()) as self.direct,
-            self.nginx(*(blocks(self.document, "nginx")[:1] or blocks(STARTING, "nginx"))) as self.proxied,
+            self.nginx(*configuration(self.document)) as self.proxied,
         ):
             yield self
 
@@ -86,9 +86,11 @@ class Page:
     def nginx(self, *configuration: str, name: str = "nginx", user: str = "root") -> Iterator[httpx.Client]:
         need_nginx()
         listens_on = self.home / f"{name}.sock"
-        text = self._placed("\n".join(configuration))
+        formats = [block for block in configuration if LOG_FORMAT in block]
+        text = self._placed("\n".join(block for block in configuration if block not in formats))
         listen = f"listen unix:{listens_on};"
         text = text.replace("listen 80;", listen) if "server {" in text else f"server {{ {listen}\n{text}\n}}"
+        text = "\n".join([*formats, text])
         with (
             Nginx(self.home, TYPES + text, listens_on, user=user),
             client(listens_on, cookies=no_cookies()) as proxied,
@@ -100,15 +102,27 @@ class Page:
         return runpy.run_path(str(self.code))
 
 
+def configuration(document: str) -> list[str]:
+    """The page's nginx, with those locations of Getting started that it does not show."""
+    own = blocks(document, "nginx")
+    (starting,) = blocks(STARTING, "nginx")
+    if "server {" in "".join(own):
+        return own
+    locations = re.findall(r"^(location \S+ {)(.*?^}\n)", starting, re.MULTILINE | re.DOTALL)
+    assert len(locations) == 2
+    return [*own, *(name + rest for name, rest in locations if name not in "".join(own))]
+
+
 def no_cookies() -> CookieJar:
     """For a client that sends no cookies but those that a test says."""
     return CookieJar(DefaultCookiePolicy(allowed_domains=[]))
 
 
-def output_of(command: str) -> str:
-    """What a command of a page prints: `asgi-accel nginx ...`."""
+def output_of(command: str, folder: Path = ROOT) -> str:
+    """What a command of a page prints, in the folder of its app: `asgi-accel nginx ...`."""
     return subprocess.run(
         [sys.executable, "-m", "asgi_accel", *shlex.split(command)[1:]],
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
@@ -216,54 +230,39 @@ class TestPermissions:
     """Who may have a file is decided by dependencies."""
 
     document = "docs/recipes/permissions.md"
-    files = (
-        "storage/documents/7f3a.pdf",
-        "storage/documents/c41d.pdf",
-        "storage/handbook/1.pdf",
-        "storage/users/1/a.txt",
-        "storage/users/3/b.txt",
-    )
+    files = ("storage/documents/7f3a.pdf", "storage/users/1/a.txt", "storage/users/3/b.txt")
 
-    anna = "Bearer token-of-anna"
-    ben = "Bearer token-of-ben"
+    anna = "session=of-anna"
+    ben = "session=of-ben"
 
-    @pytest.mark.parametrize("url", ["/documents/7", "/documents/7/download"])
-    def test_document(self, page: Page, url: str) -> None:
-        """Its reader gets it; another user, a forged token and nobody do not."""
-        assert_sent(page, url, "storage/documents/7f3a.pdf", Authorization=self.anna)
-        assert_refused(page, url, 404, Authorization=self.ben)
-        assert_refused(page, url, 401, Authorization="Bearer forged")
-        assert_refused(page, url, 401)
-        assert page.proxied.head(url, headers={"Authorization": self.anna}).status_code == 200
+    def test_document(self, page: Page) -> None:
+        """Its reader gets it; another user, a forged session and nobody do not."""
+        assert_sent(page, "/documents/7", "storage/documents/7f3a.pdf", Cookie=self.anna)
+        assert_refused(page, "/documents/7", 404, Cookie=self.ben)
+        assert_refused(page, "/documents/7", 401, Cookie="session=forged")
+        assert_refused(page, "/documents/7", 401)
+        assert page.proxied.head("/documents/7", headers={"Cookie": self.anna}).status_code == 200
 
     def test_what_does_not_exist_looks_like_what_one_may_not_see(self, page: Page) -> None:
         """A stranger cannot tell which numbers there are."""
         strange, missing = (
-            page.proxied.get(url, headers={"Authorization": self.ben}) for url in ("/documents/7", "/documents/9")
+            page.proxied.get(url, headers={"Cookie": self.ben}) for url in ("/documents/7", "/documents/9")
         )
         assert (strange.status_code, strange.content) == (missing.status_code, missing.content)
 
-    def test_headers(self, page: Page) -> None:
-        """No cache may keep it, and the download has its title."""
-        headers = {"Authorization": self.anna}
-        assert page.proxied.get("/documents/7", headers=headers).headers["cache-control"] == PRIVATE
-        named = page.proxied.get("/documents/7/download", headers=headers).headers["content-disposition"]
-        assert named.endswith("filename*=UTF-8''Vertrag%20f%C3%BCr%20Anna.pdf")
-
-    def test_router(self, page: Page) -> None:
-        """The router's dependency guards each of its routes."""
-        assert_sent(page, "/handbook/1", "storage/handbook/1.pdf", Authorization=self.ben)
-        assert_refused(page, "/handbook/1", 401)
-        assert_refused(page, "/handbook/..%2Fusers", 404, Authorization=self.ben)
+    def test_title(self, page: Page) -> None:
+        """The download has it."""
+        named = page.proxied.get("/documents/7", headers={"Cookie": self.anna}).headers["content-disposition"]
+        assert named.endswith("''Vertrag%20f%C3%BCr%20Anna.pdf")
 
     def test_names(self, page: Page) -> None:
         """A name leads to one's own files, and nowhere else."""
-        assert_sent(page, "/mine/a.txt", "storage/users/1/a.txt", Authorization=self.anna)
+        assert_sent(page, "/mine/a.txt", "storage/users/1/a.txt", Cookie=self.anna)
         for name in ("b.txt", "..%2F3%2Fb.txt", "..", "%2e%2e"):
-            assert_refused(page, f"/mine/{name}", 404, Authorization=self.anna)
-        assert_refused(page, "/mine/a.txt", 404, Authorization=self.ben)  # who has no folder
+            assert_refused(page, f"/mine/{name}", 404, Cookie=self.anna)
+        assert_refused(page, "/mine/a.txt", 404, Cookie=self.ben)  # who has no folder
         assert (
-            page.proxied.get("/mine/a.txt", headers={"Authorization": self.anna})
+            page.proxied.get("/mine/a.txt", headers={"Cookie": self.anna})
             .headers["content-disposition"]
             .startswith("attachment;")
         )
@@ -272,7 +271,7 @@ class TestPermissions:
         """A user's name is no path: it could be `..`, or begin with a slash."""
         names = page.names()
         assert get_type_hints(names["signed_in"])["return"] is int
-        assert get_type_hints(names["own_file"])["user"] is int
+        assert get_type_hints(names["mine"])["user"] is int
 
 
 class TestStaticFiles:
@@ -353,67 +352,30 @@ class TestSignedLinks:
         "storage/secret.pdf",
     )
 
-    # nginx's own check is the page's only block of its.
-    @pytest.fixture(scope="class")
-    @classmethod
-    def site(cls, page: Page) -> Iterator[Page]:
-        with page.nginx(*blocks(STARTING, "nginx"), *blocks(page.document, "nginx"), name="all") as page.proxied:
-            yield page
-
     @pytest.fixture(scope="class")
     @classmethod
     def names(cls, page: Page) -> dict[str, Any]:
         return page.names()
 
-    def test_link(self, site: Page, names: dict[str, Any]) -> None:
+    def test_link(self, page: Page, names: dict[str, Any]) -> None:
         """It gives the file, as long as it is right."""
         link = names["signed_link"]("a b.pdf", 60)
-        assert_sent(site, link, "storage/shared/a b.pdf")
-        assert_refused(site, link.replace("a%20b", "other"), 403)
-        assert_refused(site, link.replace("expires=", "expires=1"), 403)
-        assert_refused(site, link[:-1], 403)
-        assert_refused(site, link.partition("signature=")[0] + "signature=%C3%BC", 403)
-        assert_refused(site, "/shared/a%20b.pdf", 422)
-        assert_refused(site, link.replace("a%20b", "..%2Fsecret"), 403)
-        assert_refused(site, names["signed_link"]("a b.pdf", -1), 410)
-        assert_refused(site, names["signed_link"]("none.pdf", 60), 404)
+        assert_sent(page, link, "storage/shared/a b.pdf")
+        assert_refused(page, link.replace("a%20b", "other"), 403)
+        assert_refused(page, link.replace("expires=", "expires=1"), 403)
+        assert_refused(page, link[:-1], 403)
+        assert_refused(page, link.partition("signature=")[0] + "signature=%C3%BC", 403)
+        assert_refused(page, "/shared/a%20b.pdf", 422)
+        assert_refused(page, link.replace("a%20b", "..%2Fsecret"), 403)
+        assert_refused(page, names["signed_link"]("a b.pdf", -1), 410)
+        assert_refused(page, names["signed_link"]("none.pdf", 60), 404)
 
-    def test_token(self, site: Page, names: dict[str, Any]) -> None:
-        """So does itsdangerous's."""
-        link = names["token_link"]("a b.pdf")
-        assert_sent(site, link, "storage/shared/a b.pdf")
-        assert_refused(site, link[:-2] + "xy", 403)
-        with pytest.MonkeyPatch.context() as patch:
-            now = time.time()
-            patch.setattr(time, "time", lambda: now - 3700)
-            old = names["token_link"]("a b.pdf")
-        assert_refused(site, old, 410)
-
-    def test_uploaded_page(self, site: Page, names: dict[str, Any]) -> None:
-        """An HTML file is saved, or gets no scripts: it does not run as a page of the site."""
-        for link in (names["signed_link"]("page.html", 60), names["token_link"]("page.html")):
-            for way in (site.proxied, site.direct):
-                assert way.get(link).headers["content-disposition"].startswith("attachment;")
-            assert site.direct.get(link).headers["x-content-type-options"] == "nosniff"
-        response = site.proxied.get(names["public_link"]("page.html", 60))
-        assert response.headers["content-type"] == "text/html"
-        assert response.headers["content-security-policy"] == "sandbox"
-        assert response.headers["x-content-type-options"] == "nosniff"
-        assert response.headers["cache-control"] == PRIVATE
-
-    def test_without_the_app(self, site: Page, names: dict[str, Any]) -> None:
-        """nginx checks a link of its own."""
-        link = names["public_link"]("a b.pdf", 60)
-        response = site.proxied.get(link)
-        assert response.content == content("storage/shared/a b.pdf")
-        assert sent_by_nginx(response)
-        for url, status in (
-            (link.replace("a%20b", "other"), 403),
-            (link.replace("expires=", "expires=1"), 403),
-            ("/public/other.pdf", 403),
-            (names["public_link"]("a b.pdf", -1), 410),
-        ):
-            assert site.proxied.get(url).status_code == status
+    def test_uploaded_page(self, page: Page, names: dict[str, Any]) -> None:
+        """An HTML file is saved: it does not run as a page of the site."""
+        link = names["signed_link"]("page.html", 60)
+        for way in (page.proxied, page.direct):
+            assert way.get(link).headers["content-disposition"].startswith("attachment;")
+        assert page.direct.get(link).headers["x-content-type-options"] == "nosniff"
 
 
 class TestVideo:
@@ -430,8 +392,7 @@ class TestVideo:
             yield page
 
     def test_viewer(self, page: Page) -> None:
-        """Gets the page, the video and any part of it."""
-        assert 'src="/videos/7"' in page.proxied.get("/watch/7", headers=self.viewer).text
+        """Gets the video and any part of it."""
         assert_sent(page, "/videos/7", "storage/videos/7.mp4", **self.viewer)
         for site in (page.proxied, page.direct):
             part = site.get("/videos/7", headers={**self.viewer, "Range": "bytes=11-30"})
@@ -440,7 +401,7 @@ class TestVideo:
             assert part.headers["cache-control"] == PRIVATE
             assert part.headers["content-type"] == "video/mp4"
 
-    @pytest.mark.parametrize("url", ["/watch/7", "/videos/7", "/free/7"])
+    @pytest.mark.parametrize("url", ["/videos/7", "/free/7"])
     def test_others(self, page: Page, url: str) -> None:
         """Get nothing."""
         assert_refused(page, url, 403)
@@ -488,7 +449,7 @@ class TestHls:
     @classmethod
     def playlist(cls, page: Page) -> str:
         """The address that a player gets."""
-        return str(page.proxied.get("/watch/7", headers=cls.viewer).json()["playlist"])
+        return str(page.names()["playlist"](7))
 
     def test_player(self, page: Page, playlist: str) -> None:
         """A player without a cookie gets the playlist, and the segments beside it."""
@@ -521,24 +482,30 @@ class TestHls:
             assert (answer.status_code, len(answer.content)) == (200, 16)
             assert answer.headers["cache-control"] == "no-store"
             assert site.get("/keys/7").status_code == 403
-            assert site.get("/watch/7").status_code == 403
 
 
 class TestDirectories:
     """Several places."""
 
     document = "docs/recipes/directories.md"
-    files = (
-        "storage/large/1.iso",
-        "archive/2024.zip",
-        "storage/tenants/acme/logo.svg",
-        "storage/tenants/bolt/logo.svg",
-    )
+    files = ("storage/large/1.iso", "archive/2024.zip")
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def page(cls, folder: Path) -> Iterator[Page]:
+        page = Page(folder, cls.document)
+        page.add(*cls.files)
+        (command,) = blocks(cls.document, "sh")
+        command = command.replace("main:app", f"{page.code.stem}:app")
+        command = command.replace("--upstream 127.0.0.1:8000", f"--unix {page.home}/app.sock")
+        printed = output_of(command, page.home).replace(f"{page.home}/mnt/", "/mnt/")
+        with page.running(), page.nginx(printed, name="printed") as page.proxied:
+            yield page
 
     def test_places(self, page: Page) -> None:
         """Each file comes from its own."""
-        assert_sent(page, "/images/1", "storage/large/1.iso")
-        assert_sent(page, "/yearbooks/2024", "archive/2024.zip")
+        assert_sent(page, "/images/1", "storage/large/1.iso", cache=None)
+        assert_sent(page, "/yearbooks/2024", "archive/2024.zip", cache=None)
 
     def test_longest_wins(self, page: Page) -> None:
         """In whatever order the offer has the pairs."""
@@ -551,13 +518,6 @@ class TestDirectories:
         """Is sent by the app."""
         response = page.direct.get("/yearbooks/2024", headers={"X-Accel-Mapping": f"{page.storage}/=/files/"})
         assert response.content == content("archive/2024.zip")
-
-    def test_tenants(self, page: Page) -> None:
-        """Each has its own."""
-        for tenant in ("acme", "bolt"):
-            name = f"storage/tenants/{tenant}/logo.svg"
-            assert_sent(page, "/logo", name, cache="public, max-age=3600", Host=f"{tenant}.example")
-        assert_refused(page, "/logo", 404, Host="other.example")
 
     @pytest.mark.parametrize("prefix", ["files", "large", "archive"])
     def test_locations_are_internal(self, page: Page, prefix: str) -> None:
@@ -587,7 +547,7 @@ class TestUploads:
         """Everybody and every cache may have it. Another picture has another address, and the old one goes."""
         for site in (page.proxied, page.direct):
             image = start + os.urandom(1000)
-            url = site.put("/me/avatar", content=image, headers=self.anna).json()["url"]
+            url = site.put("/me/avatar", content=image, headers=self.anna).json()
             for way in (page.proxied, page.direct):
                 response = way.get(url)
                 assert response.content == image
@@ -619,7 +579,7 @@ class TestUploads:
         if name == "..":
             assert answer.status_code in (404, 405)
             return
-        url = answer.json()["url"]
+        url = answer.json()
         for site in (page.proxied, page.direct):
             response = site.get(url, headers=self.anna)
             assert response.content == body
@@ -797,7 +757,7 @@ class TestZip:
         """nginx sends it, and it is gone afterwards."""
         for site in (page.proxied, page.direct):
             response = site.get("/albums/7", headers=self.anna)
-            assert response.headers["content-disposition"] == "attachment; filename*=utf-8''Sommer%202026.zip"
+            assert response.headers["content-disposition"] == 'attachment; filename="album.zip"'
             assert response.headers["cache-control"] == PRIVATE
             assert sent_by_nginx(response) == (site is page.proxied)
             with zipfile.ZipFile(io.BytesIO(response.content)) as archive:
@@ -909,7 +869,7 @@ class TestReports:
         for _ in range(2):
             response = page.proxied.get("/exports/2026", headers=self.analyst)
             assert response.status_code == 200
-            assert response.text.count("\n") == 13
+            assert response.text.count("\n") == 2
             assert response.headers["cache-control"] == PRIVATE
             assert sent_by_nginx(response)
         (path,) = (page.storage / "reports").iterdir()
@@ -946,16 +906,16 @@ def test_testing(tmp_path: Path) -> None:
 
     def run() -> str:
         return subprocess.run(
-            [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "test_shop.py"],
+            [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],
             cwd=tmp_path,
             env={**os.environ, "SHOP_FILES": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"},
             capture_output=True,
             text=True,
         ).stdout
 
-    assert "7 passed" in run()
+    assert "4 passed" in run()
     (tmp_path / "shop.py").write_text(files["shop.py"].replace("app.add_middleware", "# app.add_middleware"))
-    assert "2 failed, 5 passed" in run()
+    assert "1 failed, 3 passed" in run()
 
 
 class TestMoving:
