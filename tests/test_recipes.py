@@ -361,6 +361,7 @@ class TestSignedLinks:
         """It gives the file, as long as it is right."""
         link = names["signed_link"]("a b.pdf", 60)
         assert_sent(page, link, "storage/shared/a b.pdf")
+        assert page.proxied.head(link).status_code == 200
         assert_refused(page, link.replace("a%20b", "other"), 403)
         assert_refused(page, link.replace("expires=", "expires=1"), 403)
         assert_refused(page, link[:-1], 403)
@@ -395,6 +396,7 @@ class TestVideo:
         """Gets the video and any part of it."""
         assert_sent(page, "/videos/7", "storage/videos/7.mp4", **self.viewer)
         for site in (page.proxied, page.direct):
+            assert site.head("/videos/7", headers=self.viewer).status_code == 200
             part = site.get("/videos/7", headers={**self.viewer, "Range": "bytes=11-30"})
             assert part.status_code == 206
             assert part.content == b"storage/videos/7.mp4"
@@ -442,7 +444,7 @@ class TestHls:
     """HTTP Live Streaming with a token in the path."""
 
     document = "docs/recipes/hls.md"
-    files = ("storage/videos/7/list.m3u8", "storage/videos/7/part-1.ts", "storage/videos/7/key.bin")
+    files = tuple(f"storage/videos/7/{name}" for name in ("list.m3u8", "part-1.ts", "key.bin", "a\\b.ts"))
     viewer: ClassVar = {"Cookie": "session=of-a-viewer"}
 
     @pytest.fixture(scope="class")
@@ -471,7 +473,7 @@ class TestHls:
 
     def test_nothing_else(self, page: Page, playlist: str) -> None:
         """Only what a player needs is there."""
-        for name in ("key.bin", "none.ts", "..%2F7.mp4", "..ts", "%252e%252e.ts"):
+        for name in ("key.bin", "none.ts", "..%2F7.mp4", "..ts", "%252e%252e.ts", "a%5Cb.ts"):
             assert_refused(page, playlist.replace("list.m3u8", name), 404)
         assert page.direct.get(playlist.replace("list.m3u8", "list.m3u8%00.ts")).status_code == 404
 
