@@ -8,9 +8,9 @@ BIN := .venv/bin
 # The lowest Starlette and anyio that pyproject.toml allows, and the lowest FastAPI that takes them.
 LOWEST := starlette==0.47.0 fastapi==0.116.1 anyio==4.1.0
 # Of all else, each environment has the versions of constraints/tools.txt. What users bring has a file of its own, since
-# it is also tested in its lowest and its newest versions.
+# it is also tested in its lowest and its newest versions; so has anycorn, whose versions go with anyio's.
 LOCKED := --constraint constraints/tools.txt --build-constraint constraints/tools.txt
-USERS := ^\(anyio\|fastapi\|starlette\)==
+USERS := ^\(anycorn\|anyio\|fastapi\|starlette\)==
 
 help:
 	@echo "make demo      the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
