@@ -29,6 +29,7 @@ from servers import Nginx, Process
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 CACHE = ROOT / ".products"
+PLAIN = {"Accept-Encoding": "identity"}
 TEXT = b"0123456789" * 100
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154"
@@ -130,13 +131,13 @@ class Product:
     pinned: list[str]
     exchanges: Exchanges
     places: tuple[str, ...] = ("around", "inside")
-    by_run: Exchange | None = None
+    runs: bool = False  # by `asgi-accel run`
 
 
 PRODUCTS = {
-    "gradio": Product(["gradio==6.31.0"], gradio, by_run=Exchange("/gradio_api/file={}/picture.png", contains=PNG)),
-    "marimo": Product(["marimo==0.25.2"], marimo, by_run=Exchange("/favicon.ico")),
-    "nicegui": Product(["nicegui==3.18.0"], nicegui, by_run=Exchange("/files/a.txt", contains=TEXT)),
+    "gradio": Product(["gradio==6.31.0"], gradio, runs=True),
+    "marimo": Product(["marimo==0.25.2"], marimo, runs=True),
+    "nicegui": Product(["nicegui==3.18.0"], nicegui, runs=True),
     "sphinx_autobuild": Product(["sphinx-autobuild==2025.8.25", "sphinx==9.0.4"], sphinx_autobuild, ("around",)),
 }
 
@@ -147,7 +148,15 @@ def python_of(name: str) -> Path:
     venv = CACHE / f"{name}-{pinned[0].partition('==')[2]}"
     if not (venv / ".installed").exists():
         starlette = f"starlette=={importlib.metadata.version('starlette')}"
-        command = [f"{ROOT}/tools/make_venv", sys.executable, str(venv), "--editable", str(ROOT), *pinned, starlette]
+        command = [
+            f"{ROOT}/tools/make_venv",
+            sys.executable,
+            str(venv),
+            "--editable",
+            f"{ROOT}[run]",
+            *pinned,
+            starlette,
+        ]
         subprocess.run(command, check=True)
         (venv / ".installed").touch()
     return venv / "bin" / "python"
@@ -168,6 +177,7 @@ class Site:
         self.mapping = f"{self.files}/=/_files/, {packages}/=/_packages/"
         environment = {"PYTHONPATH": str(HERE), "FILES": str(self.files), "MAPPING": self.mapping, "HOME": str(folder)}
         environment |= {"GRADIO_TEMP_DIR": f"{self.files}/uploads", "GRADIO_ANALYTICS_ENABLED": "False"}
+        self.folder = folder
         self.environment = environment
         command = [str(python), "-m", "uvicorn", f"{name}_app:site", "--uds", f"{folder}/app.sock"]
         stack.enter_context(Process(command, folder / "app.sock", folder / "app.log", **environment))
@@ -218,42 +228,33 @@ class Site:
             without = self.ask(Exchange(exchange.path, headers=plain), "without-nginx")
         return difference(what, exchange, without, found, by_nginx=True)
 
-    def wrong_by_run(self, asked: Exchange, log: Path) -> str | None:
-        """What is wrong with a file of a product that `asgi-accel run` has started, behind nginx."""
+    def wrong_by_run(self, product: Product, proxy: str) -> Iterator[str | None]:
+        """What is wrong with the files of a product that `asgi-accel run` has started."""
         command = [str(self.python), "-m", "asgi_accel", "run", f"{self.name}_app:app", "--mapping", self.mapping]
-        command += ["--proxy", "nginx", "--port", "0", "--timeout", str(servers.DEADLINE)]
+        command += ["--proxy", proxy, "--port", "0", "--timeout", str(servers.DEADLINE)]
+        log = self.folder / f"run-{proxy}.log"
         with log.open("wb") as written:
+            environment = {**os.environ, **self.environment}
             process = subprocess.Popen(
-                command,
-                cwd=HERE,
-                env={**os.environ, **self.environment},
-                stdout=subprocess.PIPE,
-                stderr=written,
-                text=True,
+                command, cwd=HERE, env=environment, stdout=subprocess.PIPE, stderr=written, text=True
             )
-        timer = threading.Timer(servers.DEADLINE, process.terminate)
+        timer = threading.Timer(2 * servers.DEADLINE, process.terminate)
         timer.start()
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        path = asked.path.format(self.files)
-        answer = httpx.get(address + path, trust_env=False, timeout=60) if address else None
+        files = [asked for asked in product.exchanges(self.ask, self.files) if asked.sent_by == "nginx"]
+        found = {}
+        for path in {asked.path for asked in files if not asked.headers} if address else ():
+            found[path] = httpx.get(address + path, headers=PLAIN, trust_env=False, timeout=60)
         process.terminate()
         status = process.wait(60)
         timer.cancel()
-        said = [
-            line
-            for line in log.read_text().splitlines()
-            if line.startswith("nginx 200 ") and f"GET {path} -> /_" in line
-        ]
-        if (
-            answer is not None
-            and answer.status_code == 200
-            and asked.contains in answer.content
-            and said
-            and status == 0
-        ):
-            return None
-        return f"asgi-accel run, {path}: {answer}, exit status {status}\n{log.read_text()}"
+        said = log.read_text()
+        yield None if found and status == 0 else f"asgi-accel run, {proxy}: exit status {status}\n{said}"
+        for path, answer in found.items():
+            is_same = (answer.status_code, answer.content) == (200, self.ask(Exchange(path)).content)
+            is_sent = re.search(rf"^{proxy} +200 .* GET {re.escape(path)} -> /_", said, re.MULTILINE)
+            yield None if is_same and is_sent else f"asgi-accel run, {proxy}: {path} {answer}\n{said}"
 
 
 def difference(
@@ -293,8 +294,8 @@ def check(name: str) -> bool:
         folder.chmod(0o755)
         site = Site(name, folder, stack)
         found = list(site.wrong(PRODUCTS[name]))
-        if (asked := PRODUCTS[name].by_run) is not None:
-            found.append(site.wrong_by_run(asked, folder / "run.log"))
+        for proxy in ("nginx", "caddy") if PRODUCTS[name].runs else ():
+            found += site.wrong_by_run(PRODUCTS[name], proxy)
     wrong = [line for line in found if line is not None]
     print(f"{' '.join(PRODUCTS[name].pinned)}: {len(found)} compared, {len(wrong)} wrong", *wrong, sep="\n    ")
     print(f"{name}: {'FAILED' if wrong else 'passed'} in {time.monotonic() - started:.0f} s", flush=True)
