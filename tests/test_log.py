@@ -172,7 +172,7 @@ class TestOwnRedirects:
             assert answer.header(b"x-accel-redirect") == path.encode()
         (message,) = warnings(caplog)
         assert message == (
-            "a redirect goes to '/mnt/storage/a.txt', which is a path and no URI: "
+            "a redirect goes to '/mnt/storage/a.txt', which is a path, not a URI: "
             "give AccelRedirectResponse(path, mapping=...)"
         )
 
