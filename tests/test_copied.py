@@ -145,5 +145,5 @@ def test_recipes_are_short(document: str) -> None:
 
 def test_list_of_what_is_the_apps() -> None:
     """docs/security.md has it in at most twelve lines."""
-    own = (ROOT / "docs" / "security.md").read_text().partition("## What is the app's own")[2]
+    own = (ROOT / "docs" / "security.md").read_text().partition("## What is left to you")[2]
     assert 0 < len(re.findall("^- .*$", own, re.MULTILINE)) <= 12
