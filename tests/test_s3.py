@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import httpx
 import pytest
 from conftest import need_nginx
 from servers import DEADLINE, Process, free_port
-from test_docs import ENVIRONMENT, blocks
+from test_docs import ENVIRONMENT, ROOT, blocks
 from test_nginx import assert_clean
 from test_recipes import PRIVATE, Page, content, output_of
 from test_storage_config import make_certificate
@@ -133,7 +134,7 @@ class TestSigned:
         response = page.proxied.get("/archives/7?member=1", headers=of_the_client)
         assert (response.status_code, response.content) == (200, content(KEYS[0]))
         assert response.headers["content-type"] == "application/zip"
-        assert response.headers["content-disposition"] == 'attachment; filename="annual report.zip"'
+        assert response.headers["content-disposition"] == 'attachment; filename="7.zip"'
         assert response.headers["cache-control"] == PRIVATE
         assert response.headers["x-content-type-options"] == "nosniff"
         assert not [name for name in response.headers if name.startswith(("x-a", "access-control"))]
@@ -145,6 +146,15 @@ class TestSigned:
         response = page.proxied.get("/any", params={"key": key})
         assert (response.status_code, response.content) == (200, content(key))
         assert page.proxied.head("/archives/7?member=1").status_code == 405
+
+    def test_table(self) -> None:
+        """What the page explains is what its command prints."""
+        (command,) = blocks(PAGE, "sh")
+        printed = output_of(command)
+        cells = re.findall(r"^\| (`.*?) \|", (ROOT / PAGE).read_text(), re.MULTILINE)
+        explained = [line for cell in cells for line in re.findall("`([^`]*)`", cell)]
+        assert len(explained) == 10
+        assert not [line for line in explained if line not in printed]
 
     def test_refusal(self, page: Page) -> None:
         """The app decides."""
