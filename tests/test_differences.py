@@ -285,6 +285,8 @@ class TestRanges:
                 assert_right_parts(answer, content)
             elif answer.status == 200:
                 assert answer.body == content
+            else:
+                assert answer.fields["cache-control"] == "private"
             shown = "101 single bytes of 1,000" if wanted == MANY else f"`{wanted}`"
             rows.append([shown, str(own.status), str(answer.status)])
         page = (ROOT / "docs" / "differences.md").read_text()
