@@ -32,7 +32,7 @@ class Extensions(dict[str, Any]):
     makes other extensions for one, or a logger. The copy is a plain dict.
     """
 
-    __slots__ = ("_has_range", "_lists", "_scope", "asked", "known", "open", "server")
+    __slots__ = ("_has_range", "_hidden", "_ranges", "_scope", "asked", "known", "open", "server")
 
     def __init__(self, scope: Scope, has_range: bool) -> None:
         """Put this dict into the scope. The scope is not copied: outer layers see what the app writes into it."""
@@ -42,7 +42,8 @@ class Extensions(dict[str, Any]):
         self.open: bool = True  # until the response has started: a later question is answered as the server would
         self._scope = scope
         self._has_range = has_range
-        self._lists: tuple[Headers, Headers] | None = None  # with `Range` and without, while it is hidden
+        self._hidden: Headers = []  # the request's headers without `Range`, while that is hidden
+        self._ranges: list[tuple[int, tuple[bytes, bytes]]] = []  # what is hidden, and where it was
         if self.server:
             self.update(self.server)
             dict.pop(self, ZEROCOPYSEND, None)
@@ -55,10 +56,10 @@ class Extensions(dict[str, Any]):
         is_there = super().__contains__(name)  # unless a middleware has taken it out
         if name == PATHSEND and is_there:
             self.asked = self.known = True
-            if self._has_range and self._lists is None:
+            if self._has_range and not self._ranges:
                 headers = self._scope["headers"]
-                self._scope["headers"] = [header for header in headers if header[0] not in RANGES]
-                self._lists = headers, self._scope["headers"]
+                self._ranges = [(at, header) for at, header in enumerate(headers) if header[0] in RANGES]
+                self._hidden = self._scope["headers"] = [header for header in headers if header[0] not in RANGES]
         return is_there
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -70,10 +71,16 @@ class Extensions(dict[str, Any]):
         self.show_range()
 
     def show_range(self) -> None:
-        """Show the request's `Range` again, in copies of the scope, too: they hold the same list."""
-        if self._lists is not None:
-            self._lists[1][:] = self._scope["headers"] = self._lists[0]
-            self._lists = None
+        """Show the request's `Range` again, in copies of the scope, too: they hold the same list.
+
+        A middleware may have changed the other headers meanwhile. What it has taken out must not come back.
+        """
+        if self._ranges:
+            shown = self._scope["headers"] = list(self._scope["headers"])
+            for at, header in self._ranges:
+                shown.insert(at, header)
+                self._hidden.insert(at, header)
+            self._ranges = []
 
     def give_back(self) -> None:
         """Leave the scope as the server made it."""
@@ -94,17 +101,6 @@ def _takes_back(name: str) -> Callable[..., Any]:
     return method
 
 
-for _name in (
-    "__delitem__",
-    "__iter__",
-    "__or__",
-    "__ror__",
-    "clear",
-    "copy",
-    "items",
-    "keys",
-    "pop",
-    "popitem",
-    "values",
-):
+_READS = "__delitem__ __iter__ __or__ __ror__ clear copy items keys pop popitem values"
+for _name in _READS.split():
     setattr(Extensions, _name, _takes_back(_name))

@@ -238,6 +238,27 @@ class TestExtensions:
 
         assert (await ask(AccelMiddleware(app, mapping), offer, method=method)).messages == messages
 
+    @pytest.mark.parametrize("wanted", RANGES)
+    @pytest.mark.parametrize("copies", [False, True])
+    async def test_changed_headers(self, mapping: PathMap, offer: Header, wanted: Header | None, copies: bool) -> None:
+        """A header that a middleware takes out after the question stays out, and what it puts in stays in."""
+        name = b"x-remote-user"
+        seen: list[list[Header]] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            scope["headers"] = [header for header in scope["headers"] if header[0] != name] + [(name, b"user")]
+            if copies:
+                scope["extensions"] = {**scope["extensions"]}
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            seen.append(scope["headers"])
+            await send({"type": "http.response.body", "body": b""})
+
+        ranges = [] if wanted is None else [wanted]
+        answer = await ask(AccelMiddleware(app, mapping), (name, b"admin"), offer, *ranges)
+        for headers in (seen[0], answer.scope["headers"]):
+            assert sorted(headers) == sorted([(b"host", b"localhost"), offer, *ranges, (name, b"user")])
+
     @pytest.mark.parametrize("question", [lambda ext: PATHSEND in ext, lambda ext: ext.get(PATHSEND) is not None])
     async def test_plain_headers(
         self, file: Path, mapping: PathMap, offer: Header, question: Callable[[Any], bool]
