@@ -72,8 +72,8 @@ class AccelMiddleware:
         if found is not None and offer.sendfile_type == REDIRECT:
             scope[IN_SCOPE] = found[0]
         else:  # Apache and lighttpd know no internal URIs
-            send = Serving(offer, scope, receive, send).send
             scope.setdefault(IN_SCOPE, None)  # a middleware further out may have an offer
+            send = Serving(offer, scope, receive, send).send
         if found is None:
             await self.app(scope, receive, send)
             return

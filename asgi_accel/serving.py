@@ -15,7 +15,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from asgi_accel.log import MALFORMED, NO_PAIR, logger
 from asgi_accel.mapping import decode_uri
-from asgi_accel.offer import RANGES, REDIRECT, Headers, Offer
+from asgi_accel.offer import IN_SCOPE, RANGES, REDIRECT, Headers, Offer
 from asgi_accel.wait import OpenFile
 
 NEEDED_FOR_RANGES = {b"accept-ranges", b"content-type", b"etag", b"last-modified"}  # by `FileResponse`
@@ -29,11 +29,13 @@ class Serving:
     def __init__(self, offer: Offer, scope: Scope, receive: Receive, send: Send) -> None:
         self._offer = offer
         self._scope = scope
+        self._entry = scope[IN_SCOPE]
         self._receive = receive
         self._send = send
 
     def send(self, message: Message) -> Awaitable[None]:
-        if message["type"] == "http.response.start":
+        # If an `AccelMiddleware` further in has an offer, a redirect is by its mapping, and for its proxy.
+        if message["type"] == "http.response.start" and self._scope.get(IN_SCOPE) is self._entry:
             message = with_list(message)
             for name, value in message.get("headers", ()):
                 if len(name) == 16 and name.lower() == REDIRECT:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from asgi import ask
 from conftest import need_nginx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.types import Receive, Scope, Send
 
-from asgi_accel import AccelMiddleware, PathMap
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
 Pairs = list[tuple[str, str]]  # `@` stands for the folder with the files
 
@@ -195,3 +196,22 @@ def test_nginx_has_been_asked(judge: Judge) -> None:
     if sum(judge.sent_by.values()) < 500:
         pytest.skip("only some of this module's tests have run")
     assert judge.sent_by["nginx"] > sum(judge.sent_by.values()) / 10, judge.sent_by
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("named", ["ab", "a", "b", ""])
+@pytest.mark.parametrize("is_redirect", [False, True])
+async def test_one_middleware_in_another(tmp_path: Path, named: str, is_redirect: bool) -> None:
+    """A mounted app has a middleware and a mapping of its own: the outer one does not read its redirects by its own."""
+    pairs = {"a": (str(tmp_path / "a"), "/files"), "b": (str(tmp_path / "b"), "/files/b")}
+    for folder in ("a/b", "b"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "f").write_text(folder)
+    file, inner = tmp_path / "b" / "f", PathMap([pairs["b"]])
+    app = AccelRedirectResponse(file, mapping=inner) if is_redirect else FileResponse(file)
+    offer = (b"x-accel-mapping", str(PathMap([pairs[name] for name in named])).encode())
+    answer = await ask(AccelMiddleware(AccelMiddleware(app, inner), [pairs["a"]]), offer)
+    if "b" in named:
+        assert (answer.header(b"x-accel-redirect"), answer.body) == (b"/files/b/f", b"")
+    else:
+        assert (answer.header(b"x-accel-redirect"), answer.body) == (None, b"b")
