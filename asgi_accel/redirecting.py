@@ -213,4 +213,5 @@ class Redirecting(Handover):
         if error is None:
             return is_missing or self._longer or self._refused
         # Starlette's `BaseHTTPMiddleware` waits for a response, and raises this if none comes.
-        return repr(error) == "RuntimeError('No response returned.')" and (is_missing or bool(self._held))
+        is_held_page = bool(self._held) and self._timer is None
+        return repr(error) == "RuntimeError('No response returned.')" and (is_missing or is_held_page)

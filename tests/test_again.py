@@ -91,6 +91,12 @@ def is_redirect(answer: Answer) -> bool:
     return answer.header(b"x-accel-redirect") is not None
 
 
+async def answer_has_come(answer: Answer) -> None:
+    with anyio.fail_after(20):
+        while not answer.messages:  # noqa: ASYNC110 (nobody sets an event)
+            await asyncio.sleep(0.001)
+
+
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
 
@@ -324,6 +330,24 @@ class TestNever:
         assert (answer.messages, counted.calls) == ([], 1)
         assert len(errors(caplog)) == 1
         assert errors(caplog)[0].endswith(f"{REMEDY} The app cannot be asked again.")
+
+    @pytest.mark.parametrize("error", [RuntimeError("No response returned."), TypeError("a dict is no list")])
+    @pytest.mark.parametrize("hold", [0, 0.001, 60])
+    async def test_task_that_raises_it(
+        self, file: Path, mapping: PathMap, offer: Header, error: Exception, hold: float
+    ) -> None:
+        """A background task may raise the same: the redirect has come, and nothing is lost."""
+        answer = Answer()
+
+        async def task() -> None:
+            if hold == 0.001:
+                await answer_has_come(answer)
+            raise error
+
+        counted = Counted(FileResponse(file, background=BackgroundTask(task)))
+        with pytest.raises(type(error)):
+            await ask(AccelMiddleware(counted, mapping, hold=hold), offer, answer=answer)
+        assert (len(answer.messages), is_redirect(answer), counted.calls) == (2, True, 1)
 
     @pytest.mark.parametrize("method", ["POST", "GET"])
     async def test_post_that_is_longer(self, file: Path, mapping: PathMap, offer: Header, method: str) -> None:
