@@ -7,7 +7,7 @@ How a file sender is known is in `pathsend.py`, where its file goes in `target.p
 import contextlib
 import logging
 import stat
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 import anyio
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -30,7 +30,7 @@ class Handover:
     """One request whose proxy offers to send files, and the ways to answer it with a file."""
 
     _start: Message  # of the file's response, as the app made it
-    _held: tuple[Message, ...] = ()  # the whole answer, if it waits until the app is done
+    _held: Sequence[Message] = ()  # what waits until the app is done: a redirect, or an error page, which is a list
     _file: OpenFile  # of a redirect that waits
     _timer: Timer | None = None  # of a redirect that waits
     _longer = False  # a middleware wants to add to the file's bytes, which it does not get
@@ -138,8 +138,8 @@ class Redirecting(Handover):
         elif self.stage == PASSING:  # a path without the question: the app has a copy of the extensions
             knows_path = PATHSEND in self.view.server and not is_part(message)
             await (self._send(message) if knows_path else send_bytes(message, self._send))
-        elif self._held and self._timer is None:
-            self._held += (message,)  # of an error page
+        elif isinstance(self._held, list):
+            self._held.append(message)
 
     async def _decide(self, message: Message) -> None:
         """Go on with the response that a file sender has started, now that the next message tells what it sends."""
@@ -155,7 +155,7 @@ class Redirecting(Handover):
         elif is_file:
             await self._send_file(message["path"], headers)
         elif is_body and start["status"] == 500:
-            self._held = (start, message)  # an error page, perhaps because a response was lost
+            self._held = [start, message]  # an error page, perhaps because a response was lost
         elif is_head:  # It has no path. The ETag of its GET will be nginx's.
             logger.debug("the HEAD of %.200r is answered by the app", self._scope["path"])
             if kind == REDIRECT and headers:
@@ -213,5 +213,4 @@ class Redirecting(Handover):
         if error is None:
             return is_missing or self._longer or self._refused
         # Starlette's `BaseHTTPMiddleware` waits for a response, and raises this if none comes.
-        is_held_page = bool(self._held) and self._timer is None
-        return repr(error) == "RuntimeError('No response returned.')" and (is_missing or is_held_page)
+        return repr(error) == "RuntimeError('No response returned.')" and (is_missing or isinstance(self._held, list))

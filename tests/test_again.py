@@ -331,6 +331,21 @@ class TestNever:
         assert len(errors(caplog)) == 1
         assert errors(caplog)[0].endswith(f"{REMEDY} The app cannot be asked again.")
 
+    async def test_long_error_page(self, mapping: PathMap, offer: Header) -> None:
+        """Of an error page that is held, each part costs the same: 40,000 took 13 seconds."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            await send({"type": "http.response.start", "status": 500, "headers": []})
+            for number in range(40_000):
+                await send({"type": "http.response.body", "body": b"%d" % (number % 10), "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+
+        began = time.process_time()
+        answer = await ask(AccelMiddleware(app, mapping), offer)
+        assert answer.body == b"0123456789" * 4_000
+        assert time.process_time() - began < 3
+
     @pytest.mark.parametrize("error", [RuntimeError("No response returned."), TypeError("a dict is no list")])
     @pytest.mark.parametrize("hold", [0, 0.001, 60])
     async def test_task_that_raises_it(
