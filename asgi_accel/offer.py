@@ -54,7 +54,8 @@ def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
     """What the proxy in front of this request offers to send, if an `AccelMiddleware` is around the app.
 
     Use it for a response that is no `AccelRedirectResponse`: the manifest of nginx's mod_zip if there is a proxy,
-    Python's own ZIP if there is none.
+    Python's own ZIP if there is none. Caches have to know: give such a response ``Cache-Control: private``, or
+    ``Vary: X-Accel-Mapping``.
 
     Args:
         request_or_scope: A Starlette or FastAPI `Request`, or an ASGI scope.
