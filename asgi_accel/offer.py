@@ -115,7 +115,7 @@ class Offer:
         repeated: tuple[bytes, ...] = ()
         for name, value in scope.setdefault("headers", []):
             if name in watched:
-                if name in headers:
+                if name in headers and name not in repeated:
                     repeated += (name,)
                 headers[name] = value
         if self._always is not None:
