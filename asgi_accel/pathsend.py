@@ -65,8 +65,8 @@ class Extensions(dict[str, Any]):
     def get(self, name: str, default: Any = None) -> Any:
         return self[name] if name in self else default  # noqa: SIM401 (this is `get`)
 
-    def no_file(self) -> None:
-        """Take the question back."""
+    def take_back(self) -> None:
+        """Take the question back: whoever asked was not a file sender."""
         self.asked, self.known = False, True
         self.show_range()
 
@@ -91,16 +91,17 @@ class Extensions(dict[str, Any]):
         return dict, (dict(self),)  # `copy`, `deepcopy` and `pickle`
 
 
-def _takes_back(name: str) -> Callable[..., Any]:
+def _taking_back(name: str) -> Callable[..., Any]:
     of_dict = getattr(dict, name)
 
     def method(self: Extensions, *args: Any) -> Any:
-        self.no_file()
+        self.take_back()
         return of_dict(self, *args)
 
     return method
 
 
-_READS = "__delitem__ __iter__ __or__ __ror__ clear copy items keys pop popitem values"
-for _name in _READS.split():
-    setattr(Extensions, _name, _takes_back(_name))
+COPYING = ("__iter__", "__or__", "__ror__", "copy", "items", "keys", "values")
+TAKING_OUT = ("__delitem__", "clear", "pop", "popitem")
+for _name in COPYING + TAKING_OUT:
+    setattr(Extensions, _name, _taking_back(_name))
