@@ -205,8 +205,9 @@ class PathMap:
         except (UnicodeEncodeError, FileNotFoundError):  # no such name can exist; no working directory
             return None
         raw = _with_slashes(raw)
-        is_file = not raw.endswith(b"/") and not is_unsafe(raw) and _is_file_name(raw)
-        uri = self._prefixes.replace(raw) if is_file else None
+        if raw.endswith(b"/") or is_unsafe(raw) or not _is_file_name(raw):
+            return None
+        uri = self._prefixes.replace(raw)
         return None if uri is None or self._directories.replace(uri) != raw else percent_encode(uri)
 
     def path(self, uri: str) -> str | None:
@@ -216,9 +217,13 @@ class PathMap:
             uri: The URI as in `X-Accel-Redirect`; a query after ``?`` is not part of the file's name.
         """
         raw = decode_uri(uri)
-        found = None if raw is None or raw.endswith(b"/") else self._directories.replace(raw)
-        is_gone = found is None or self._prefixes.replace(found) is None or not _is_file_name(found)
-        return None if found is None or is_gone else _native(found)
+        if raw is None or raw.endswith(b"/"):
+            return None
+        path = self._directories.replace(raw)
+        # The file's own URI may be another one, if a longer directory has a pair of its own: nginx serves both.
+        if path is None or self._prefixes.replace(path) is None or not _is_file_name(path):
+            return None
+        return _native(path)
 
     def __and__(self, other: PathMap) -> PathMap:
         """The pairs that both maps have.
