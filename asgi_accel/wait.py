@@ -61,12 +61,13 @@ class Timer:
             self._handle = anyio.CancelScope()
             trio.lowlevel.spawn_system_task(self._wait_on_trio, self._handle, context=contextvars.copy_context())
         else:
-            self._handle = self._loop.call_soon(self._start)  # most apps finish before that, and a timer costs more
+            # Most apps finish before the loop comes round, and starting a clock costs more.
+            self._handle = self._loop.call_soon(self._start_clock)
 
-    def _start(self) -> None:
-        self._handle = self._loop.call_later(self._seconds, self._end)
+    def _start_clock(self) -> None:
+        self._handle = self._loop.call_later(self._seconds, self._time_is_up)
 
-    def _end(self) -> None:
+    def _time_is_up(self) -> None:
         self._done = asyncio.Event()
         self._task = self._loop.create_task(self._release_alone(self._done))
 
