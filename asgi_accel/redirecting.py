@@ -29,12 +29,13 @@ WATCHING, HOLDING, PASSING, TAKEN = range(4)
 class Handover:
     """One request whose proxy offers to send files, and the ways to answer it with a file."""
 
+    # Set if the app sends a file. Most responses are none, so these are not in `__init__`, which each request pays for.
     _start: Message  # of the file's response, as the app made it
     _held: Sequence[Message] = ()  # what waits until the app is done: a redirect, or an error page, which is a list
     _file: OpenFile  # of a redirect that waits
     _timer: Timer | None = None  # of a redirect that waits
-    _longer = False  # a middleware wants to add to the file's bytes, which it does not get
-    _refused = False  # `FileResponse` has refused the range, with other headers than the app's refusal has
+    _longer = False  # a middleware wants to add to the file's bytes, which it does not get: the app is asked again
+    _refused = False  # `FileResponse` has refused the range, with other headers than the app's refusal: the same
 
     def __init__(self, offer: Offer, found: Offered, names: Names, scope: Scope, receive: Receive, send: Send) -> None:
         self._offer = offer
@@ -46,7 +47,7 @@ class Handover:
         self._first = {**scope, "headers": list(scope["headers"])}  # before the app has noted anything in it
         self.view: Extensions = Extensions(scope, b"range" in names)
 
-    async def _send_file(self, path: str, headers: Headers) -> None:
+    async def _hand_over(self, path: str, headers: Headers) -> None:
         """Redirect a file, or leave it to the app; `headers` are those of its response, names in lower case."""
         kind, hold = self._offer.sendfile_type, self._offer.hold
         try:
@@ -64,6 +65,7 @@ class Handover:
         if file is None:
             await send_all(self._send, *redirect)
         elif stat.S_ISREG(file.stat_result.st_mode) and self._is_longer(headers, file.stat_result.st_size):
+            self._longer = True
             file.close()
         else:
             self._file, self._held = file, redirect
@@ -78,16 +80,16 @@ class Handover:
 
     async def _release(self) -> None:
         """Send the redirect that has waited; if its file is gone by now, the file."""
-        file, found = self._file, self._file.stat_result
+        file, status = self._file, self._file.stat_result
         try:
             if not file.is_there():
                 logger.debug("%.200r is gone, now that the app is done: the app sends it", file.path)
                 scope = {**self._scope, "extensions": {}}
-                return await send_file(file, found, self._start, scope, self._receive, self._send)
+                return await send_file(file, status, self._start, scope, self._receive, self._send)
         finally:
             file.close()
-        if not found.st_mode & 0o044:
-            self._offer.warn(OWNER_ONLY, file.path, found.st_uid, found.st_mode & 0o7777)
+        if not status.st_mode & 0o044:
+            self._offer.warn(OWNER_ONLY, file.path, status.st_uid, status.st_mode & 0o7777)
         await send_all(self._send, *self._held)
 
     async def _leave(self, path: str, headers: Headers) -> None:
@@ -95,22 +97,23 @@ class Handover:
 
         A refused range is not sent: only the app knows the headers of its own refusal.
         """
-        found = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
-        if found is None or not self._is_longer(headers, found.st_size):
-            may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
-            send = self._send_unless_refused if may_refuse else self._send
-            scope = {**self._scope, "extensions": self.view.server}
-            await send_file(path, found, self._start, scope, self._receive, send)
+        status = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
+        if status is not None and self._is_longer(headers, status.st_size):
+            self._longer = True
+            return
+        may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
+        send = self._send_unless_refused if may_refuse else self._send
+        scope = {**self._scope, "extensions": self.view.server}
+        await send_file(path, status, self._start, scope, self._receive, send)
 
     def _send_unless_refused(self, message: Message) -> Awaitable[None]:
         self._refused = self._refused or message.get("status") in (400, 416)
         return send_all(self._send) if self._refused else self._send(message)
 
     def _is_longer(self, headers: Headers, size: int) -> bool:
-        """Whether the headers speak of more bytes than there are, so that the app has to be asked again."""
+        """Whether the headers speak of more bytes than there are, and the app may be asked again for them."""
         length = dict(headers).get(b"content-length", b"")
-        self._longer = length.isdigit() and int(length) > size and may_ask_again(self._first)
-        return self._longer
+        return length.isdigit() and int(length) > size and may_ask_again(self._first)
 
 
 class Redirecting(Handover):
@@ -124,7 +127,7 @@ class Redirecting(Handover):
             return self._send(message)
         if stage == WATCHING and kind == START and not self.view.asked:
             self.stage, self.view.open = PASSING, False
-            return self._send(self._checked(message))
+            return self._send(self._with_vary(message))
         return self._send(message) if stage == WATCHING and kind != START else self._step(message)
 
     async def _step(self, message: Message) -> None:
@@ -153,7 +156,7 @@ class Redirecting(Handover):
         if own is not None and (is_file or is_head):
             await send_all(self._send, *self._redirect(headers, own))
         elif is_file:
-            await self._send_file(message["path"], headers)
+            await self._hand_over(message["path"], headers)
         elif is_body and start["status"] == 500:
             self._held = [start, message]  # an error page, perhaps because a response was lost
         elif is_head:  # It has no path. The ETag of its GET will be nginx's.
@@ -162,16 +165,18 @@ class Redirecting(Handover):
                 start = {**start, "headers": [header for header in headers if header[0] != b"etag"]}
             await send_all(self._send, start, message)
         elif is_whole and start["status"] != 304 and self._is_longer(headers, len(message.get("body", b""))):
-            logger.debug("the body of %.200r has been lost", self._scope["path"])  # the path was, and then it was ended
+            # A middleware has dropped the file's path, and ended a response that has no body then.
+            logger.debug("the body of %.200r has been lost", self._scope["path"])
+            self._longer = True
         else:  # a part of a file, or not a file: an error page, for example
             self.stage = PASSING
-            await self._send(self._checked(start))
+            await self._send(self._with_vary(start))
             await self.send(message)
 
-    def _checked(self, start: Message) -> Message:
+    def _with_vary(self, start: Message) -> Message:
         """The app's own start, with `Vary` if it is a redirect that would be a file without this offer."""
         start = with_list(start)
-        for name, value in start.get("headers", ()):
+        for name, value in start.get("headers", ()):  # each header of each response: its length tells it faster
             if len(name) == 16 and name.lower() == REDIRECT == self._offer.sendfile_type:
                 is_file = value.startswith(self._offer.targets) or self._offer.is_file(value)
                 return {**start, "headers": add_vary(start["headers"])} if is_file and self._offered.varies else start
@@ -184,7 +189,7 @@ class Redirecting(Handover):
             Whether the error is settled: it says only that a response was lost, and the app has been asked again.
 
         Raises:
-            Exception: A held redirect could not be sent, before the app raised an error itself.
+            Exception: The redirect that waited could not be sent, which was before the app's own error.
         """
         if self._is_lost(error) and await client_is_there(self._receive):
             may = may_ask_again(self._first)
@@ -196,13 +201,13 @@ class Redirecting(Handover):
                 return True
         timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed
         earlier = None if timer is None else timer.error
-        held = send_all(self._send, *self._held) if timer is None else timer.finish()
+        sending = send_all(self._send, *self._held) if timer is None else timer.finish()
         if error is None:
-            await held
+            await sending
             return True
         # A cancelled app must not lose its response. What goes wrong with that must not hide the app's own error.
         with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-            await held
+            await sending
         if earlier is not None and isinstance(error, Exception):
             raise earlier
         return False

@@ -18,7 +18,8 @@ from asgi_accel.mapping import decode_uri
 from asgi_accel.offer import IN_SCOPE, RANGES, REDIRECT, Headers, Offer
 from asgi_accel.wait import OpenFile
 
-NEEDED_FOR_RANGES = {b"accept-ranges", b"content-type", b"etag", b"last-modified"}  # by `FileResponse`
+# `FileResponse` reads the last three to answer a range, and fails without them. The first says that there are ranges.
+NEEDED_FOR_RANGES = {b"accept-ranges", b"content-type", b"etag", b"last-modified"}
 
 
 class Serving:
@@ -56,11 +57,11 @@ class Serving:
 
     async def _send_redirected(self, path: str, start: Message) -> None:
         """Send the file that a redirect stands for, with the redirect's own headers."""
-        found = await stat_file(path)
-        if found is None:
+        status = await stat_file(path)
+        if status is None:
             logger.debug("there is no file %.200r: 404", path)
             return await PlainTextResponse("Not Found", 404)(self._scope, self._receive, self._send)
-        response = FileResponse(path, stat_result=found)
+        response = FileResponse(path, stat_result=status)
         own = [header for header in in_lower_case(start) if not _is_replaced(*header)]
         response.raw_headers[:] = own + [header for header in response.raw_headers if header[0] not in dict(own)]
         await response(self._scope, self._receive, self._send)
@@ -75,23 +76,23 @@ def _is_replaced(name: bytes, value: bytes) -> bool:
 async def stat_file(path: str) -> os.stat_result | None:
     """The `os.stat` of a regular file, or None."""
     with contextlib.suppress(OSError):
-        found = await anyio.to_thread.run_sync(os.stat, path)
-        return found if stat.S_ISREG(found.st_mode) else None
+        status = await anyio.to_thread.run_sync(os.stat, path)
+        return status if stat.S_ISREG(status.st_mode) else None
     return None
 
 
 async def send_file(
-    file: str | OpenFile, found: os.stat_result | None, start: Message, scope: Scope, receive: Receive, send: Send
+    file: str | OpenFile, status: os.stat_result | None, start: Message, scope: Scope, receive: Receive, send: Send
 ) -> None:
     """Send a file under the start that another file sender made, or the part of it that the request asks for."""
     headers = in_lower_case(start)
     names = dict(headers)
-    if found is not None and b"content-length" in names:  # the file may have another size by now
-        size = (b"content-length", b"%d" % found.st_size)
+    if status is not None and b"content-length" in names:  # the file may have another size by now
+        size = (b"content-length", b"%d" % status.st_size)
         headers = [size if header[0] == b"content-length" else header for header in headers]
-    if not names.keys() >= NEEDED_FOR_RANGES:  # a file sender that knows no ranges sends the whole, so this does, too
+    if not names.keys() >= NEEDED_FOR_RANGES:  # the other file sender sends the whole file, so this one does, too
         scope = {**scope, "headers": [header for header in scope["headers"] if header[0] not in RANGES]}
-    response = FileResponse(file, start["status"], media_type="*/*", stat_result=found)  # type: ignore[arg-type]
+    response = FileResponse(file, start["status"], media_type="*/*", stat_result=status)  # type: ignore[arg-type]
     response.raw_headers[:] = headers
     await response(scope, receive, send)
 
