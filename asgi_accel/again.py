@@ -22,8 +22,8 @@ def may_ask_again(scope: Scope) -> bool:
 async def client_is_there(receive: Receive) -> bool:
     """Whether the client still waits. If it has gone, an app that gives up sends nothing either, and is right.
 
-    The first look finds the request's body, unless the app has read that, and the second the end of the connection. The
-    body takes a moment with Granian, which says that the client has gone if somebody does not wait for it.
+    It looks twice: if the app has not read the request's body, that comes first. The first look waits, since Granian
+    needs a moment for the body, and reports that the client has gone if nobody waits for it.
     """
     for seconds in (1, 0):
         with anyio.move_on_after(seconds):
