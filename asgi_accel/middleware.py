@@ -41,7 +41,7 @@ class AccelMiddleware:
             once, and the middleware opens no file. Your files must then outlive the response.
 
     Raises:
-        ValueError: The arguments say nothing, contradict each other, or hold a bad value.
+        ValueError: An argument is missing, contradicts another one, or has a bad value.
     """
 
     def __init__(
@@ -55,7 +55,9 @@ class AccelMiddleware:
         sendfile_type: str = "X-Accel-Redirect",
         hold: float = 0.1,
     ) -> None:
-        own = None if mapping is None else PathMap.parse(mapping) if isinstance(mapping, str) else PathMap(mapping)
+        if isinstance(mapping, str):
+            mapping = PathMap.parse(mapping)
+        own = None if mapping is None else PathMap(mapping)
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not 0 <= hold < math.inf:
             raise ValueError(f"hold={hold!r}: give a number of seconds, 0 or more; 0 sends each redirect at once")
         self.app = app

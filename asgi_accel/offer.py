@@ -1,6 +1,6 @@
-"""`Offer`: whether the proxy in front of the app offers to send files, and which. Every request header is read here.
+"""`Offer`: whether the proxy in front of the app offers to send files, and which.
 
-What is done with an offer is in `redirecting.py`.
+Every request header that decides this is read here. What is done with an offer is in `redirecting.py`.
 """
 
 import hmac
@@ -39,11 +39,11 @@ IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered for this reque
 
 
 class Offered(NamedTuple):
-    """What a proxy offers to send: an empty map if there is a reason to offer nothing."""
+    """What a proxy offers to send, or the reason why it is nothing: a value, not an exception, so that it is cached."""
 
     mapping: PathMap
     varies: bool = False  # a client could have sent such a header, so caches must know of it
-    prefixes: tuple[str, ...] = ()
+    prefixes: tuple[str, ...] = ()  # how the paths begin that should never reach the app
     reason: str = ""
 
 
@@ -127,12 +127,9 @@ class Offer:
             self.hide_secret(scope)
         if found.reason:
             logger.debug("nothing is offered to send %.200r: %s", scope["path"], found.reason)
-            proxied = PROXIED & headers.keys()  # empty once the warning has been given
-            if proxied:
+            if proxied := PROXIED & headers.keys():  # empty once the warning has been given
                 self._watched = WATCHED
-                is_thruster = MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE
-                needs = log.THRUSTER_NEEDS if is_thruster else NEEDS[self.sendfile_type][self.secret is not None]
-                self.warn(needs, min(proxied).decode(), found.reason, str(self.mapping) or "/the/directory/=/prefix/")
+                self._warn_proxy(min(proxied), headers, found.reason)
             return None
         if self.sendfile_type == REDIRECT and scope["path"].startswith(found.prefixes):
             self.warn(log.NO_LOCATION, scope["path"])
@@ -144,8 +141,19 @@ class Offer:
             self._said.add(text)
             logger.log(level, text, *values)
 
+    def _warn_proxy(self, sign: bytes, headers: Names, reason: str) -> None:
+        """Say what the proxy needs to be told, after a header that shows that there is one."""
+        without_secret, with_secret = NEEDS[self.sendfile_type]
+        text = without_secret if self.secret is None else with_secret
+        if MAPPING not in headers and headers.get(SENDFILE_TYPE, b"").lower() == SENDFILE:
+            text = log.THRUSTER_NEEDS
+        self.warn(text, sign.decode(), reason, str(self.mapping) or "/the/directory/=/prefix/")
+
     def is_file(self, target: bytes) -> bool:
-        """Whether the target of the app's redirect would be a file of the app if nothing were offered."""
+        """Whether the target of the app's redirect would be a file of the app if nothing were offered.
+
+        Warns if the target is a path.
+        """
         uri = target.decode("utf-8", "surrogateescape")
         path = unquote(uri.partition("?")[0])
         if any(directory != "/" and path.startswith(f"{directory}/") for directory, _ in self.mapping):
