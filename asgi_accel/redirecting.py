@@ -128,7 +128,9 @@ class Redirecting(Handover):
         if stage == WATCHING and kind == START and not self.view.asked:
             self.stage, self.view.open = PASSING, False
             return self._send(self._with_vary(message))
-        return self._send(message) if stage == WATCHING and kind != START else self._step(message)
+        if stage == WATCHING and kind != START:  # a message of another extension, such as an early hint
+            return self._send(message)
+        return self._step(message)
 
     async def _step(self, message: Message) -> None:
         if self.stage == WATCHING:
