@@ -101,7 +101,7 @@ def _taking_back(name: str) -> Callable[..., Any]:
     return method
 
 
-COPYING = ("__iter__", "__or__", "__ror__", "copy", "items", "keys", "values")
+COPYING = ("__iter__", "__or__", "copy", "items", "keys", "values")
 TAKING_OUT = ("__delitem__", "clear", "pop", "popitem")
 for _name in COPYING + TAKING_OUT:
     setattr(Extensions, _name, _taking_back(_name))
