@@ -205,9 +205,8 @@ class PathMap:
         except (UnicodeEncodeError, FileNotFoundError):  # no such name can exist; no working directory
             return None
         raw = _with_slashes(raw)
-        if raw.endswith(b"/") or is_unsafe(raw) or not _is_file_name(raw):
-            return None
-        uri = self._prefixes.replace(raw)
+        is_file = not (raw.endswith(b"/") or is_unsafe(raw)) and _is_file_name(raw)
+        uri = self._prefixes.replace(raw) if is_file else None
         return None if uri is None or self._directories.replace(uri) != raw else percent_encode(uri)
 
     def path(self, uri: str) -> str | None:
@@ -217,13 +216,10 @@ class PathMap:
             uri: The URI as in `X-Accel-Redirect`; a query after ``?`` is not part of the file's name.
         """
         raw = decode_uri(uri)
-        if raw is None or raw.endswith(b"/"):
-            return None
-        path = self._directories.replace(raw)
+        path = None if raw is None or raw.endswith(b"/") else self._directories.replace(raw)
         # The file's own URI may be another one, if a longer directory has a pair of its own: nginx serves both.
-        if path is None or self._prefixes.replace(path) is None or not _is_file_name(path):
-            return None
-        return _native(path)
+        covers = path is not None and self._prefixes.replace(path) is not None and _is_file_name(path)
+        return _native(path) if path is not None and covers else None
 
     def __and__(self, other: PathMap) -> PathMap:
         """The pairs that both maps have.
