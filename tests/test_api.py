@@ -74,11 +74,17 @@ class TestCommand:
             name: sorted(option for action in parser._actions for option in action.option_strings or [action.dest])
             for name, parser in commands.choices.items()
         }
-        app = ["--help", "--mapping", "--secret", "--unix", "--upstream", "-h"]
+        app = ["--app", "--factory", "--help", "--mapping", "-h"]
+        proxy = [*app, "--secret", "--unix", "--upstream"]
+        site = ["--client-max-body-size", "--header", "--listen", "--server-name"]
+        storage = ["--hide-header", "--resolver", "--storage", "--storage-ca"]
+        run = ["--domain", "--factory", "--forwarded-allow-ips", "--help", "--host", "--mapping", "--port", "--print"]
+        run += ["--proxy", "--reload", "--timeout", "--timeout-graceful-shutdown", "--verbose", "-h", "app"]
         assert options == {
-            "nginx": sorted([*app, "--header", "--listen", "--server-name"]),
-            "caddy": sorted([*app, "--address"]),
-            "check": ["--header", "--help", "--json", "--mapping", "-h", "url"],
+            "run": run,
+            "nginx": sorted([*proxy, *site, *storage]),
+            "caddy": sorted([*proxy, "--address"]),
+            "check": sorted([*app, "--ca", "--header", "--json", "--timeout", "url"]),
         }
 
 

@@ -189,7 +189,7 @@ class TestLoad:
         [
             ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
             ("app = (", "SyntaxError"),
-            ("a = 1\napp = a / 0", "ZeroDivisionError: division by zero (module_of_a_test.py, line 2)"),
+            ("a = 1\napp = a / 0", "ZeroDivisionError: division by zero"),
             ("raise RuntimeError('two\\nlines')", "RuntimeError: two lines"),
             ("raise SystemExit(3)", "SystemExit: 3"),
             ("other = 1", "has no attribute 'app'"),
@@ -202,7 +202,7 @@ class TestLoad:
         output = capsys.readouterr()
         assert output.out == ""
         assert output.err.startswith(f"asgi-accel: the app 'module_of_a_test:app' cannot be imported from {Path.cwd()}")
-        assert named in output.err.replace(f"{module.parent}/", "")
+        assert named in output.err
         assert output.err.count("\n") == 1
 
     def test_factory_that_needs_more(self, module: Path) -> None:

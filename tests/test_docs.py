@@ -15,7 +15,7 @@ import pytest
 from conftest import need_nginx
 from servers import Nginx, free_port
 
-from asgi_accel.cli import build_parser, main
+from asgi_accel.cli import build_parser, main, parse
 
 ROOT = Path(__file__).parent.parent
 PATTERNS = ("*.md", "docs/**/*.md", "examples/*/*.md")
@@ -124,7 +124,7 @@ class TestDocuments:
             elif command[2:] == ["--help"]:
                 continue  # test_help
             elif command[:1] == ["asgi-accel"]:
-                build_parser().parse_args(command[1:])
+                parse(command[1:])
             elif command[:2] == ["docker", "compose"]:  # not run here: test_example.py reads the file
                 assert ((ROOT / document).parent / "compose.yaml").exists()
             else:

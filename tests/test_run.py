@@ -304,12 +304,6 @@ class TestLines:
         assert "GET /\ufffd31m\\u202eend" in running.said
         assert "\x9b" not in running.said
 
-    def test_may_not_read(self, running: Running, files: Path) -> None:
-        """A file that the proxy does not find comes with what that means."""
-        assert running.client.get("/redirect/nothing.txt").status_code == 404
-        wait_until(lambda: "has no file" in running.said, "the line")
-        assert f"has no file {str(files / 'nothing.txt')!r}, to which the app has redirected" in running.said
-
 
 @pytest.mark.parametrize("document", ["README.md", "docs/getting-started.md"])
 def test_first_commands(folder: Path, document: str) -> None:

@@ -77,7 +77,6 @@ def test_sigterm(folder: Path, proxy: str, server: str) -> None:
         assert size_of_rest(connection) > SIZE - 1000
         assert running.wait() == 0
         assert f"run   responses sent by {proxy} 1 (30,000,000 B), by app 0 (0 B)\n" in running.said
-        assert ("no client address" in running.said) == (server in ("hypercorn", "granian"))
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -86,7 +85,7 @@ def test_sigkill(folder: Path, proxy: str, server: str) -> None:
     with Running(folder, "--proxy", proxy, *SERVERS[server]) as running, download(running):
         running.process.kill()
         assert running.wait() == -9
-        assert refused(running)
+        wait_until(lambda: refused(running), "the end of the socket")  # a process closes it a moment after its memory
 
 
 def test_answer_of_the_app(folder: Path, proxy: str) -> None:

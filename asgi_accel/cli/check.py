@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from asgi_accel.cli.app import add_app, given_app
+from asgi_accel.cli.app import given_app
 from asgi_accel.cli.ask import Answer, CannotLook, OutOfTime, Site
 from asgi_accel.cli.causes import Look, location, who_sends_the_file
 from asgi_accel.cli.findings import Finding, say
@@ -127,26 +127,14 @@ def _internal_locations(look: Look) -> Iterator[Finding]:
             yield say(key, name=name, tried=tried, status=answer.status, location=location(directory, prefix))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("url", metavar="URL", help="a file that the app serves, as clients ask the proxy for it")
-    add_app(parser, required=False)
-    text = "a header to send, such as a login cookie; may be repeated"
-    add("--header", metavar="'NAME: VALUE'", action="append", default=[], type=_header, help=text)
-    add("--ca", metavar="FILE", help="the certificate of an authority of your own, for https")
-    text = "for all requests together (default: %(default)s)"
-    add("--timeout", metavar="SECONDS", type=_seconds, default=30, help=text)
-    add("--json", action="store_true", help="print the findings as JSON")
-
-
-def _header(text: str) -> tuple[str, str]:
+def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not value.isprintable():
         raise argparse.ArgumentTypeError(f"{text!r} is no header: give one like 'Cookie: session=...'")
     return name, value.strip()
 
 
-def _seconds(text: str) -> float:
+def seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{0,5}\.?[0-9]+", text) or not 0 < float(text) <= 86400:
         raise argparse.ArgumentTypeError(f"{text!r} is no time limit: give seconds, such as 30")
     return float(text)

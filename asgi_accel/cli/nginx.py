@@ -15,10 +15,7 @@ from asgi_accel.mapping import PathMap
 # What nginx drops of a redirect, and browsers look for.
 BROUGHT_BACK = fill("headers.txt").split()
 # What it keeps from the app, or sets itself: brought back, these would come twice or not fit the body.
-NOT_BROUGHT_BACK = re.compile(
-    "accept-ranges|cache-control|connection|content-(disposition|encoding|length|range|type)|date|etag|expires"
-    "|keep-alive|last-modified|server|set-cookie|transfer-encoding|x-accel-.*"
-)
+NOT_BROUGHT_BACK = re.compile("|".join(fill("headers-kept.txt").split()))
 
 
 def nginx(
