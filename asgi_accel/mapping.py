@@ -218,8 +218,7 @@ class PathMap:
         raw = decode_uri(uri)
         path = None if raw is None or raw.endswith(b"/") else self._directories.replace(raw)
         # The file's own URI may be another one, if a longer directory has a pair of its own: nginx serves both.
-        covers = path is not None and self._prefixes.replace(path) is not None and _is_file_name(path)
-        return _native(path) if path is not None and covers else None
+        return _native(path) if path and self._prefixes.replace(path) is not None and _is_file_name(path) else None
 
     def __and__(self, other: PathMap) -> PathMap:
         """The pairs that both maps have.
