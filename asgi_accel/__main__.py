@@ -2,9 +2,7 @@
 
 import sys
 
-from asgi_accel.cli import build_parser, main
-
-__all__ = ["build_parser", "main"]
+from asgi_accel.cli import build_parser, main  # noqa: F401 (build_parser: for who imported it from here)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,8 +3,6 @@
 The arguments are a table, templates/arguments.json.
 """
 
-from __future__ import annotations
-
 import argparse
 import ipaddress
 import json

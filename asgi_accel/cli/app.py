@@ -1,7 +1,5 @@
 """The app, imported as uvicorn does, and what its `AccelMiddleware` was given: so app and proxy cannot differ."""
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import functools

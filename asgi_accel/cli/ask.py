@@ -1,7 +1,5 @@
 """HTTP for `asgi-accel check`: one request for each connection, and one time limit for all."""
 
-from __future__ import annotations
-
 import email.utils
 import http.client
 import io

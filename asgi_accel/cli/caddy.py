@@ -1,7 +1,5 @@
 """`asgi-accel caddy`: a site for a Caddyfile, written from the mapping that the app uses."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re

@@ -1,7 +1,5 @@
 """Who sends a file, and why nobody or the wrong one does: how `asgi-accel check` reads the site's answers."""
 
-from __future__ import annotations
-
 import functools
 import re
 import secrets

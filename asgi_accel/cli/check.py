@@ -1,7 +1,5 @@
 """`asgi-accel check`: what a live site does with a file that its app sends, found out by a few requests."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import re

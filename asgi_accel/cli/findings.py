@@ -1,7 +1,5 @@
 """`Finding`: what `asgi-accel check` says about one thing. All its sentences are in `templates/check.txt`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The processes that `asgi-accel run` starts: one group, and a guard that ends it, whatever becomes of the command."""
 
-from __future__ import annotations
-
 import os
 import shutil
 import signal

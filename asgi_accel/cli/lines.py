@@ -1,7 +1,5 @@
 """What one sees of the requests: a line for each, which says who has sent the body, and a sum at the end."""
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -3,8 +3,6 @@
 `asgi-accel run` puts the same parts together: `shared`, `app_location` and `internal_locations`.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

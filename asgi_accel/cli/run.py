@@ -1,7 +1,5 @@
 """`asgi-accel run`: one command that puts a real proxy in front of an app."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import mimetypes

@@ -1,7 +1,5 @@
 """What goes into the printed configurations: the templates beside this, and what they ask of their values."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path
