@@ -8,7 +8,7 @@ import ipaddress
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import takewhile
@@ -100,5 +100,11 @@ def _run_run(given: argparse.Namespace) -> int:
     return run(given)
 
 
-TYPES = {"header": check.header, "int": int, "networks": networks, "seconds": check.seconds, "socket": "unix:{}".format}
+TYPES: dict[str, Callable[[str], Any]] = {
+    "header": check.header,
+    "int": int,
+    "networks": networks,
+    "seconds": check.seconds,
+    "socket": "unix:{}".format,
+}
 COMMANDS = {"run": _run_run, "nginx": _run_nginx, "caddy": _run_caddy, "check": check.run}

@@ -18,7 +18,7 @@ class Group:
     """
 
     def __init__(self, place: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix="asgi-accel-", dir=place))
+        self.folder: Path = Path(tempfile.mkdtemp(prefix="asgi-accel-", dir=place))
         self.running: dict[int, str] = {}  # by their process ids
         self.ended: dict[str, int] = {}
         self._stops: list[int] = []

@@ -49,4 +49,4 @@ def _create(given: dict[str, Any]) -> Any:
     return AccelMiddleware(loaded, PathMap.parse(given["mapping"])) if given["mapping"] else loaded
 
 
-app = _create(json.loads(os.environ["ASGI_ACCEL_RUN"]))
+app: Any = _create(json.loads(os.environ["ASGI_ACCEL_RUN"]))

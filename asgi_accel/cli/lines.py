@@ -15,8 +15,10 @@ COLOURS = {"app": 33, "run": 36, "error": 31}  # the proxy's is green
 class Lines:
     """Prints lines on the standard error: the command's own, and those that the proxy writes into a pipe."""
 
+    mapping: PathMap = PathMap()
+
     def __init__(self, proxy: str) -> None:
-        self.proxy, self.mapping = proxy, PathMap()
+        self.proxy: str = proxy
         self._sent = {proxy: [0, 0], "app": [0, 0]}  # responses and bytes
         self._coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
 
