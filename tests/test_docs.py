@@ -179,7 +179,7 @@ def test_pictures_are_small() -> None:
 
 
 def test_printed_configuration(capsysbinary: pytest.CaptureFixture[bytes]) -> None:
-    """Each line that docs/nginx.md shows of the configuration is one that the command beside it prints, in this order."""
+    """Each line that docs/nginx.md shows of the configuration is printed by the command beside it, in this order."""
     (command,) = (command for command in blocks("docs/nginx.md", "sh") if "--mapping" in command)
     assert main(shlex.split(command)[1:]) == 0
     printed = iter([line.strip() for line in capsysbinary.readouterr().out.decode().splitlines()])
