@@ -20,7 +20,7 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
@@ -202,6 +202,21 @@ class PassOn(BaseHTTPMiddleware):
         return response
 
 
+class Wordy:
+    """A middleware that adds long headers, as one for security does."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"x-wordy", b"w" * 5000)]}
+            await send(message)
+
+        await self.app(scope, receive, add)
+
+
 class CopyScope:
     """A middleware that gives the app a scope, and a list of headers, of its own."""
 
@@ -288,6 +303,7 @@ def build_site() -> Starlette:
             Mount("/elsewhere", build(FILES, Middleware(AccelMiddleware, {"/nowhere": "/download"}))),
             Mount("/base", build(FILES, accel, Middleware(PassOn))),
             Mount("/copied", build(FILES, accel, Middleware(PassOn), Middleware(CopyScope), Middleware(PassOn))),
+            Mount("/wordy", build(FILES, Middleware(Wordy), accel)),
             Mount("/gzip-inside", build(FILES, accel, gzip)),
             Mount("/gzip-outside", build(FILES, gzip, accel)),
             Mount("/gives-up", gives_up),

@@ -85,6 +85,12 @@ class TestServed:
         assert response.status_code == status
         assert response.headers.get_list("access-control-allow-origin") == ["https://other.example"]
 
+    def test_long_headers(self, site: httpx.Client) -> None:
+        """Long headers that other middleware adds to a redirect are no 502: they may have more than 4 KiB."""
+        response = site.get(url("wordy", "file", "100% ü?.txt".encode()))
+        assert response.content == TEXT
+        assert sent_by_nginx(response)
+
     def test_client_cannot_choose(self, site: httpx.Client) -> None:
         """What a client sends itself does not reach the app, and it cannot ask for the location."""
         headers = {"X-Accel-Mapping": "/=/x/", "X-Accel-Secret": "guess", "X-Sendfile-Type": "X-Sendfile"}
