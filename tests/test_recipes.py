@@ -577,7 +577,9 @@ class TestUploads:
     def test_file(self, page: Page, name: str) -> None:
         """Its owner saves it under its name, whatever it is. Nobody else gets it."""
         body = b"<script>alert(1)</script>" + os.urandom(100)
-        answer = page.proxied.put(f"/me/files/{quote(name, safe='')}", content=body, headers=self.anna)
+        # The app refuses `..` before it has read the body, which nginx may still be sending: that can be a 502.
+        site = page.direct if name == ".." else page.proxied
+        answer = site.put(f"/me/files/{quote(name, safe='')}", content=body, headers=self.anna)
         if name == "..":
             assert answer.status_code in (404, 405)
             return
