@@ -9,6 +9,7 @@ for the strip at the foot of the page.
 import os
 import secrets
 import sqlite3
+from functools import cache
 from pathlib import Path, PurePath
 from typing import Annotated
 
@@ -50,8 +51,13 @@ app.add_middleware(SessionMiddleware, secret_key=session_secret, same_site="lax"
 app.add_middleware(TransfersMiddleware, transfers=transfers)
 app.mount("/static", StaticFiles(directory=HERE / "static"))
 
+
 # A password takes 16 MB and some 50 ms to check. Two at once, and not many more in the queue: no crowd stops the app.
-checking = anyio.CapacityLimiter(2)
+@cache
+def checking() -> anyio.CapacityLimiter:
+    return anyio.CapacityLimiter(2)
+
+
 QUEUE = 20
 
 
@@ -143,9 +149,9 @@ def shelf(request: Request, user: User, play: int | None = None) -> HTMLResponse
 
 @app.post("/sign-in")
 async def sign_in(request: Request, user: Annotated[str, Form()], password: Annotated[str, Form()]) -> Response:
-    if checking.statistics().tasks_waiting >= QUEUE:
+    if checking().statistics().tasks_waiting >= QUEUE:
         raise HTTPException(503, "Too many are signing in. Try again in a moment.")
-    if not await anyio.to_thread.run_sync(library.has_password, user, password, limiter=checking):
+    if not await anyio.to_thread.run_sync(library.has_password, user, password, limiter=checking()):
         return page(request, "sign_in.html", 401, wrong=True)
     request.session["user"] = user
     return RedirectResponse("/", 303)
