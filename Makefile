@@ -17,7 +17,7 @@ help:
 	@echo "make test      everything that CI runs"
 	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
 	@echo "make docs      the documentation as a site, in site/ (a dead link fails it)"
-	@echo "make bench     every way to send a file, measured: benchmarks/results.md (7 minutes)"
+	@echo "make bench     every way to send a file, measured: benchmarks/results.md (14 minutes; ONLY= picks parts)"
 	@echo "make faults    what clients and the app are left with when something goes wrong (ONLY= picks sections)"
 	@echo "make lock      the newest versions of all that the tests use, written to constraints/"
 	@echo "PYTHON=python3.12 picks another Python: the environments are made anew with it"
@@ -103,7 +103,7 @@ lock: .venv/.installed
 
 bench: nginx .venv/.installed .venv/.bench
 	@tools/install wrk=wrk puma=puma
-	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/throughput/run.py
+	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/throughput/run.py $(ONLY)
 
 .venv/.bench: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench $(LOCKED)

