@@ -114,11 +114,11 @@ def figures() -> dict[str, Any]:
             sys.stderr.write(f"does the app still answer: round {number + 1} of {ROUNDS}\n")
     rows = []
     for (rate, name), measured in parts.items():
-        times = [seconds for one in measured for seconds in one["times"]]
-        cuts = statistics.quantiles(times, n=100, method="inclusive")
+        cuts = [statistics.quantiles(one["times"], n=100, method="inclusive") for one in measured]
         asked = rates[rate]
-        row: dict[str, Any] = {"load": rate, "name": name, "asked": asked and asked * CLIENTS, "answers": len(times)}
-        row |= {"p50": cuts[49], "p99": cuts[98]}
+        row: dict[str, Any] = {"load": rate, "name": name, "asked": asked and asked * CLIENTS}
+        row |= {"answers": sum(len(one["times"]) for one in measured)}
+        row |= {"p50": statistics.median(cut[49] for cut in cuts), "p99": statistics.median(cut[98] for cut in cuts)}
         row["got"] = statistics.median(one["bytes"] / SECONDS for one in measured)
         row["processor"] = {
             who: statistics.median(one["processor"][who] / SECONDS for one in measured)
@@ -132,4 +132,4 @@ HOW = f"""{CLIENTS} clients download a file of 1 GiB, while {PROBES} visitors as
 app. Each visitor asks again {1000 * PAUSE:.0f} ms after its answer. The times are those of the JSON route. The app (one
 process), the proxy and the clients share all of the machine's cores. The clients only take bytes from the kernel, and
 throw them away. The file is sparse, so no disk is measured. The rows took turns in {ROUNDS} rounds of {SECONDS:.0f}
-seconds."""
+seconds; figures are medians of the rounds."""

@@ -190,11 +190,10 @@ and takes their names in any case."""
 answers_show = """\
 What this shows:
 
-- **uvicorn alone still answers.** It handles a small request between two pieces of a file. But it uses a whole core for
-  the downloads, and the clients do not get what they ask for.
-- **Behind nginx the clients get it**, and the app's core is free for other work. That is the gain. The small route
-  itself is not faster: at the rates that are limited, its median is about the same.
-- **nginx can be worse for the small route.** If the clients take all that they can get, nginx and the clients use the
-  whole machine, and the slowest answers take longer than from uvicorn alone. Here the clients are on the same machine,
-  so no network slows them down. If that is your case, set `limit_rate`.
-- **Caddy uses more CPU per byte** than nginx, and the route is slower behind it."""
+- **uvicorn alone still answers.** It handles a small request between two pieces of a file. But the downloads take a
+  whole core, and beyond that the clients do not get what they ask for.
+- **Behind nginx the clients get it**, and the app's core is free for other work. That is the gain.
+- **nginx is no better for the small route.** Its median is about the same in each row, and the slowest answers are as
+  slow as those of uvicorn alone, or a little slower. If clients take all that they can get, they, nginx and the app
+  compete for the processor; `limit_rate` helps then. Over a real network few clients are that fast.
+- **Caddy uses more CPU per byte** than nginx. The route is slower behind it, and much slower without a limit."""
