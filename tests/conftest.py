@@ -9,8 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from asgi import Header
 from hypothesis import settings
 from servers import Site, caddy_binaries, nginx_binary
+
+from asgi_accel import PathMap
 
 # In CI the same examples each time, so that a change fails by its own fault; elsewhere they go on looking.
 settings.register_profile("here", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -35,6 +38,18 @@ def folder() -> Iterator[Path]:
 def tmp_path(folder: Path) -> Path:
     """A folder of the test's own there, too: TMPDIR may have a blank, or be too long for a unix socket."""
     return Path(tempfile.mkdtemp(dir=folder))
+
+
+@pytest.fixture
+def mapping(tmp_path: Path) -> PathMap:
+    """The app's mapping, for tests in process: all that is in the test's own folder."""
+    return PathMap({tmp_path: "/files"})
+
+
+@pytest.fixture
+def offer(mapping: PathMap) -> Header:
+    """The proxy's header that offers all of it."""
+    return (b"x-accel-mapping", os.fsencode(str(mapping)))
 
 
 def need_nginx() -> None:

@@ -45,16 +45,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def mapping(tmp_path: Path) -> PathMap:
-    return PathMap({tmp_path: "/files"})
-
-
-@pytest.fixture
-def offer(mapping: PathMap) -> Header:
-    return (b"x-accel-mapping", os.fsencode(str(mapping)))
-
-
 class Counted:
     """An app that counts its calls."""
 

@@ -36,11 +36,6 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def mapping(tmp_path: Path) -> PathMap:
-    return PathMap({tmp_path: "/files"})
-
-
-@pytest.fixture
 def offer(mapping: PathMap) -> list[Header]:
     return [(b"x-accel-mapping", os.fsencode(str(mapping))), (b"x-accel-secret", SECRET.encode())]
 

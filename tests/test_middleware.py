@@ -34,16 +34,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def mapping(tmp_path: Path) -> PathMap:
-    return PathMap({tmp_path: "/files"})
-
-
-@pytest.fixture
-def offer(mapping: PathMap) -> tuple[bytes, bytes]:
-    return (b"x-accel-mapping", os.fsencode(str(mapping)))
-
-
 def is_redirect(answer: Answer, to: bytes = b"/files/a.txt") -> bool:
     """Whether an answer is headers alone, and nothing of the app's own about the file."""
     if answer.header(b"x-accel-redirect") is None:

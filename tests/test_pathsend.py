@@ -40,16 +40,6 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def mapping(tmp_path: Path) -> PathMap:
-    return PathMap({tmp_path: "/files"})
-
-
-@pytest.fixture
-def offer(mapping: PathMap) -> Header:
-    return (b"x-accel-mapping", os.fsencode(str(mapping)))
-
-
 def is_redirect(answer: Answer) -> bool:
     return answer.header(b"x-accel-redirect") is not None
 
