@@ -47,8 +47,8 @@ class Handover:
         self._first = {**scope, "headers": list(scope["headers"])}  # before the app has noted anything in it
         self.view: Extensions = Extensions(scope, b"range" in names)
 
-    async def _hand_over(self, path: str, headers: Headers) -> None:
-        """Redirect a file, or leave it to the app; `headers` are those of its response, names in lower case."""
+    async def _hand_over(self, path: str, headers: Headers, names: Names) -> None:
+        """Redirect a file, or leave it to the app; `headers` are those of its response, `names` the same as a dict."""
         kind, hold = self._offer.sendfile_type, self._offer.hold
         try:
             if self._scope["method"] != "GET" and not FOR_GET.isdisjoint(self._headers):
@@ -56,7 +56,7 @@ class Handover:
             goal = target(kind, self._offered.mapping, path, self._start["status"], headers)
         except LeftToApp as reason:
             logger.debug("%.200r is left to the app: %s", path, reason)
-            return await self._leave(path, headers)
+            return await self._leave(path, names)
         logger.debug("%.200r is redirected to %.200r", path, goal)
         redirect = self._redirect(headers, goal)
         file = None
@@ -64,7 +64,7 @@ class Handover:
             file = OpenFile(path) if hold else None
         if file is None:
             await send_all(self._send, *redirect)
-        elif stat.S_ISREG(file.stat_result.st_mode) and self._is_longer(headers, file.stat_result.st_size):
+        elif stat.S_ISREG(file.stat_result.st_mode) and self._is_longer(names, file.stat_result.st_size):
             self._longer = True
             file.close()
         else:
@@ -92,13 +92,13 @@ class Handover:
             self._offer.warn(OWNER_ONLY, file.path, status.st_uid, status.st_mode & 0o7777)
         await send_all(self._send, *self._held)
 
-    async def _leave(self, path: str, headers: Headers) -> None:
+    async def _leave(self, path: str, names: Names) -> None:
         """Send what the app would have sent without the middleware, ranges included.
 
         A refused range is not sent: only the app knows the headers of its own refusal.
         """
         status = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
-        if status is not None and self._is_longer(headers, status.st_size):
+        if status is not None and self._is_longer(names, status.st_size):
             self._longer = True
             return
         may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
@@ -110,9 +110,9 @@ class Handover:
         self._refused = self._refused or message.get("status") in (400, 416)
         return send_all(self._send) if self._refused else self._send(message)
 
-    def _is_longer(self, headers: Headers, size: int) -> bool:
+    def _is_longer(self, names: Names, size: int) -> bool:
         """Whether the headers speak of more bytes than there are, and the app may be asked again for them."""
-        length = dict(headers).get(b"content-length", b"")
+        length = names.get(b"content-length", b"")
         return length.isdigit() and int(length) > size and may_ask_again(self._first)
 
 
@@ -150,15 +150,15 @@ class Redirecting(Handover):
         """Go on with the response that a file sender has started, now that the next message tells what it sends."""
         start, kind = self._start, self._offer.sendfile_type
         headers = in_lower_case(start)
-        own = dict(headers).get(kind)
+        names = dict(headers)
         is_file = message["type"] == PATHSEND and not is_part(message)
         is_body = message["type"] == "http.response.body"
         is_whole = is_body and not message.get("more_body", False)
         is_head = is_whole and self._scope["method"] == "HEAD"
-        if own is not None and (is_file or is_head):
-            await send_all(self._send, *self._redirect(headers, own))
+        if kind in names and (is_file or is_head):
+            await send_all(self._send, *self._redirect(headers, names[kind]))
         elif is_file:
-            await self._hand_over(message["path"], headers)
+            await self._hand_over(message["path"], headers, names)
         elif is_body and start["status"] == 500:
             self._held = [start, message]  # an error page, perhaps because a response was lost
         elif is_head:  # It has no path. The ETag of its GET will be nginx's.
@@ -166,7 +166,7 @@ class Redirecting(Handover):
             if kind == REDIRECT and headers:
                 start = {**start, "headers": [header for header in headers if header[0] != b"etag"]}
             await send_all(self._send, start, message)
-        elif is_whole and start["status"] != 304 and self._is_longer(headers, len(message.get("body", b""))):
+        elif is_whole and start["status"] != 304 and self._is_longer(names, len(message.get("body", b""))):
             # A middleware has dropped the file's path, and ended a response that has no body then.
             logger.debug("the body of %.200r has been lost", self._scope["path"])
             self._longer = True
