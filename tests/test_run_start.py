@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import shutil
 import socket
@@ -278,7 +279,15 @@ class TestPlaces:
         running.start(cwd=tmp_path)
         running.wait_for_start()
         code.write_text(code.read_text().replace('"/download"', '"/elsewhere"'))
-        os.utime(code, (2e9, 2e9))
+
+        times = itertools.count(2_000_000_000)
+
+        def reloading() -> bool:
+            """Change it until it is seen: a change before uvicorn's first look is none to it."""
+            os.utime(code, (0, next(times)))
+            return "Reloading" in running.said
+
+        wait_until(reloading, "the reload")
         wait_until(lambda: "mapping has changed" in running.said, "the warning")
         assert running.end() == 0
 
