@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
 import os
 import re
 import shutil
@@ -39,6 +40,11 @@ NOTEBOOK = "import marimo\n\napp = marimo.App()\n\nif __name__ == '__main__':\n 
 FILES = {
     "a.txt": TEXT,
     "public/a.txt": TEXT,
+    "public/large.txt": 10 * TEXT,
+    "static/a.txt": TEXT,
+    "script.py": b"pass\n",
+    "app/script.py": b"pass\n",
+    ".streamlit/config.toml": b"[server]\nenableStaticServing = true\n[browser]\ngatherUsageStats = false\n",
     "picture.png": PNG,
     "notebook.py": NOTEBOOK.encode(),
     "docs/conf.py": b"project = 'Reports'\n",
@@ -46,6 +52,11 @@ FILES = {
 }
 # What nginx has of its own for each file, and says nothing of in a 206 (docs/differences.md).
 OWN = {"date", "etag", "accept-ranges"}
+# None of them reports to its makers.
+QUIET = {"DO_NOT_TRACK": "1", "GRADIO_ANALYTICS_ENABLED": "False", "MLFLOW_DISABLE_TELEMETRY": "true"}
+QUIET |= {"PREFECT_SERVER_ANALYTICS_ENABLED": "false", "SOLARA_TELEMETRY_MIXPANEL_ENABLE": "false"}
+# What nginx drops, and the printed configuration does not bring back.
+DROPPED = {"server-timing", "x-tiled-request-id"}
 
 
 @dataclass
@@ -126,19 +137,127 @@ def sphinx_autobuild(ask: Ask, files: Path) -> Iterator[Exchange]:
     yield Exchange("/none.html", "app", status=404)
 
 
+def streamlit(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """Its scripts, which it never compresses, and static files of the app."""
+    page = Exchange("/", contains=b"Streamlit")
+    yield page
+    scripts = sorted(set(re.findall(r'"\./(static/js/[\w.-]+\.js)"', ask(page).text)))[:3]
+    assert scripts
+    for script in scripts:
+        yield Exchange(f"/{script}")
+        yield Exchange(f"/{script}", headers={"Accept-Encoding": "gzip, br, zstd"})
+        yield Exchange(f"/{script}", headers={"Range": "bytes=99999999-"}, status=416)
+    yield Exchange("/app/static/a.txt", contains=TEXT, around=False)
+    yield Exchange("/app/static/a.txt", headers={"Range": "bytes=2-9"}, status=206, around=False)
+    yield Exchange("/_stcore/health", "app", contains=b"ok")
+
+
+def chainlit(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """Its scripts, files in `public/`, and an upload with its download, which want a websocket's session."""
+    page = Exchange("/chat/", "app", contains=b"/chat/assets/")
+    yield page
+    scripts = sorted(set(re.findall(r'"(/chat/assets/[\w.-]+\.(?:js|css))"', ask(page).text)))
+    assert scripts
+    for script in scripts:
+        yield Exchange(script, around=False)
+        yield Exchange(script, headers={"Accept-Encoding": "gzip"}, around=False)
+        yield Exchange(script, headers={"Range": "bytes=2-9"}, status=206, around=False)
+    yield Exchange("/chat/public/a.txt", contains=TEXT, around=False)
+    yield Exchange("/chat/public/none.txt", "app", status=404)
+    socket = "/chat/ws/socket.io/?EIO=4&transport=polling"
+    opened = json.loads(ask(Exchange(socket)).text[1:])["sid"]
+    hello = b'40{"sessionId": "a-session", "clientType": "webapp"}'
+    ask(Exchange(f"{socket}&sid={opened}", method="POST", content=hello))
+    ask(Exchange(f"{socket}&sid={opened}"))
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
+    upload = Exchange("/chat/project/file?session_id=a-session", "app", kind, "POST", form + TEXT + b"\r\n--x--\r\n")
+    file = ask(upload).json()["id"]
+    yield Exchange(f"/chat/project/file/{file}?session_id=a-session", contains=TEXT, around=False)
+
+
+def solara(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """Its pictures, and files of the app in `public/`; it compresses those of 1 kB and more itself."""
+    yield Exchange("/", "app", contains=b"solara", around=False)
+    yield Exchange("/static/public/a.txt", contains=TEXT, around=False)
+    yield Exchange("/static/public/large.txt", contains=TEXT, around=False)
+    yield Exchange("/static/public/large.txt", "app", {"Accept-Encoding": "gzip"})
+    yield Exchange("/static/assets/style.css", headers={"Range": "bytes=2-9"}, status=206, around=False)
+    yield Exchange("/static/assets/favicon.png", headers={"Accept-Encoding": "gzip"}, around=False)
+    yield Exchange("/static/none.txt", "app", status=404)
+
+
+def tiled(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """Its pages, and a file of a catalog: compressed, whole and in part."""
+    key = {"Authorization": "Apikey secret"}
+    structure = {"arrow_schema": "data:application/vnd.apache.arrow.file;base64,", "npartitions": 1, "columns": ["a"]}
+    asset = {"data_uri": f"file://localhost{files}/public/large.txt", "is_directory": False}
+    source = {"structure_family": "table", "mimetype": "text/csv", "management": "external", "structure": structure}
+    source |= {"assets": [{**asset, "parameter": "data_uris", "num": 0}]}
+    entry = {"id": "a", "structure_family": "table", "metadata": {}, "specs": [], "data_sources": [source]}
+    content = json.dumps(entry).encode()
+    answer = ask(Exchange("/api/v1/register/", "app", {**key, "Content-Type": "application/json"}, "POST", content))
+    assert answer.status_code == 200, answer.text
+    yield Exchange("/", "app")
+    yield Exchange("/ui/index.html", contains=b"<html")
+    yield Exchange("/ui/index.html", headers={"Accept-Encoding": "gzip"})
+    yield Exchange("/api/v1/asset/bytes/a?id=1", headers=key, contains=TEXT)
+    yield Exchange("/api/v1/asset/bytes/a?id=1", headers={**key, "Accept-Encoding": "gzip"})
+    yield Exchange("/api/v1/asset/bytes/a?id=1", headers={**key, "Range": "bytes=2-9"}, status=206)
+    yield Exchange("/api/v1/asset/bytes/a?id=1", headers={**key, "Range": "bytes=99999-"}, status=416)
+    yield Exchange("/static/favicon.ico")
+
+
+def mlflow(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """An artifact, uploaded and fetched; its pages come from Flask."""
+    page = Exchange("/", "app", contains=b"MLflow")
+    yield page
+    yield Exchange("/" + re.findall(r'"(static-files/static/js/[\w.-]+\.js)"', ask(page).text)[0], "app")
+    artifact = "/api/2.0/mlflow-artifacts/artifacts/runs/a.txt"
+    yield Exchange(artifact, "app", method="PUT", content=TEXT)
+    yield Exchange(artifact, contains=TEXT)
+    yield Exchange(artifact, headers={"Range": "bytes=2-9"}, status=206)
+    yield Exchange(artifact, headers={"Range": "bytes=99999-"}, status=416)
+    yield Exchange(artifact.replace("a.txt", "none.txt"), "app", status=404)
+
+
+def prefect(ask: Ask, files: Path) -> Iterator[Exchange]:
+    """The files of its pages, compressed and not."""
+    page = Exchange("/", contains=b"Prefect", around=False)
+    yield page
+    scripts = sorted(set(re.findall(r'"(/assets/[\w.-]+\.js)"', ask(page).text)))[:3]
+    assert scripts
+    for script in scripts:
+        yield Exchange(script, around=False)
+        yield Exchange(script, headers={"Accept-Encoding": "gzip"}, around=False)
+        yield Exchange(script, headers={"Range": "bytes=2-9"}, status=206, around=False)
+    yield Exchange("/api/health", "app", contains=b"true")
+
+
 @dataclass
 class Product:
     pinned: list[str]
     exchanges: Exchanges
     places: tuple[str, ...] = ("around", "inside")
     runs: bool = False  # by `asgi-accel run`
+    outermost: bool = False  # where its users add the middleware is outside its compression
+    varies: tuple[str, ...] = ()  # headers whose values are other ones each time
+    loses: str = ""  # which files' responses are lost in it if the middleware is around it
 
 
 PRODUCTS = {
-    "gradio": Product(["gradio==6.31.0"], gradio, runs=True),
+    "gradio": Product(["gradio==6.31.0"], gradio, runs=True, loses="compressed"),
     "marimo": Product(["marimo==0.25.2"], marimo, runs=True),
     "nicegui": Product(["nicegui==3.18.0"], nicegui, runs=True),
     "sphinx_autobuild": Product(["sphinx-autobuild==2025.8.25", "sphinx==9.0.4"], sphinx_autobuild, ("around",)),
+    "streamlit": Product(["streamlit==1.67.0"], streamlit, outermost=True, runs=True, varies=("set-cookie",)),
+    "chainlit": Product(["chainlit==2.12.0"], chainlit, outermost=True),
+    "solara": Product(["solara==1.64.1"], solara, ("around",), runs=True, varies=("set-cookie",)),
+    "tiled": Product(
+        ["tiled[server]==0.2.20"], tiled, varies=("server-timing", "set-cookie", "x-tiled-request-id"), loses="all"
+    ),
+    "mlflow": Product(["mlflow==3.17.2"], mlflow, ("around",), runs=True, varies=("expires",)),
+    "prefect": Product(["prefect==3.9.1"], prefect, ("around",), runs=True),
 }
 
 
@@ -173,10 +292,9 @@ class Site:
         for path, content in FILES.items():
             (self.files / path).parent.mkdir(parents=True, exist_ok=True)
             (self.files / path).write_bytes(content)
-        packages = next((python.parent.parent / "lib").resolve().glob("python*")) / "site-packages"
-        self.mapping = f"{self.files}/=/_files/, {packages}/=/_packages/"
+        self.mapping = f"{self.files}/=/_files/, {python.parent.parent}/=/_packages/"
         environment = {"PYTHONPATH": str(HERE), "FILES": str(self.files), "MAPPING": self.mapping, "HOME": str(folder)}
-        environment |= {"GRADIO_TEMP_DIR": f"{self.files}/uploads", "GRADIO_ANALYTICS_ENABLED": "False"}
+        environment |= {"GRADIO_TEMP_DIR": f"{self.files}/uploads", **QUIET}
         self.folder = folder
         self.environment = environment
         command = [str(python), "-m", "uvicorn", f"{name}_app:site", "--uds", f"{folder}/app.sock"]
@@ -194,6 +312,7 @@ class Site:
         if set_up.endswith("-other"):
             headers["X-Accel-Mapping"] = "/nowhere/=/_none/"
         client = self.nginx if set_up.endswith(("-all", "-nginx")) else self.app
+        client.cookies.clear()
         return client.request(exchange.method, exchange.path, headers=headers, content=exchange.content)
 
     def wrong(self, product: Product) -> Iterator[str | None]:
@@ -203,30 +322,31 @@ class Site:
             is_known = without.status_code == exchange.status and exchange.contains in without.content
             yield None if is_known else f"{exchange.path} itself: {without.status_code} {without.content[:99]!r}"
             for place in product.places:
-                may_differ = place == "around" and not exchange.around
+                may_differ = (place == "around" or product.outermost) and not exchange.around
                 for offer in ("nothing", *([] if may_differ else ["other"])):
                     found = self.ask(exchange, f"{place}-{offer}")
-                    yield difference(f"{place}, {offer} is offered", exchange, without, found)
-                if not may_differ:
-                    yield self.wrong_by_nginx(exchange, place)
+                    yield difference(f"{place}, {offer} is offered", exchange, without, found, product.varies)
+                yield self.wrong_by_nginx(exchange, place, product)
 
-    def wrong_by_nginx(self, exchange: Exchange, place: str) -> str | None:
+    def wrong_by_nginx(self, exchange: Exchange, place: str, product: Product) -> str | None:
         """What docs/differences.md does not list, if nginx offers to send all."""
         without, found = self.ask(exchange, "without-nginx"), self.ask(exchange, f"{place}-all")
         what = f"{place}, behind nginx"
         is_by_nginx = found.headers.get("etag") != without.headers.get("etag") or b"<center>nginx" in found.content
         # A compression that knows no pathsend loses a file's response, and the app is asked again.
-        is_lost = place == "around" and "Accept-Encoding" in exchange.headers
+        is_lost = place == "around" and (
+            product.loses == "all" or (product.loses == "compressed" and "Accept-Encoding" in exchange.headers)
+        )
         if is_by_nginx != (exchange.sent_by == "nginx" and not is_lost):
             return f"{exchange.path} {exchange.headers}, {what}: is it sent by nginx? {is_by_nginx}"
         if not is_by_nginx:
-            return difference(what, exchange, without, found)
+            return difference(what, exchange, without, found, product.varies)
         if exchange.status == 416:  # with a page of nginx's own, and what it keeps of the redirect
-            return difference(what, exchange, without, found, only={"content-range", "vary"})
+            return difference(what, exchange, without, found, product.varies, {"content-range", "vary"}, by_nginx=True)
         if "Accept-Encoding" in exchange.headers:  # the app compresses no file that nginx sends
             plain = {name: value for name, value in exchange.headers.items() if name != "Accept-Encoding"}
             without = self.ask(Exchange(exchange.path, headers=plain), "without-nginx")
-        return difference(what, exchange, without, found, by_nginx=True)
+        return difference(what, exchange, without, found, product.varies, by_nginx=True)
 
     def wrong_by_run(self, product: Product, proxy: str) -> Iterator[str | None]:
         """What is wrong with the files of a product that `asgi-accel run` has started."""
@@ -257,21 +377,28 @@ class Site:
             yield None if is_same and is_sent else f"asgi-accel run, {proxy}: {path} {answer}\n{said}"
 
 
+def without_encoding(vary: str) -> str:
+    return ", ".join(name for name in vary.split(", ") if name != "Accept-Encoding")
+
+
 def difference(
     what: str,
     exchange: Exchange,
     without: httpx.Response,
     found: httpx.Response,
+    varies: tuple[str, ...] = (),
     only: set[str] | None = None,
     by_nginx: bool = False,
 ) -> str | None:
     """What differs in the answers to an exchange, as a line, or None."""
+    left_out = OWN | DROPPED if by_nginx else {"date"}
     before, after = (
-        {(name, value) for name, value in answer.headers.multi_items() if name not in (OWN if by_nginx else {"date"})}
-        for answer in (without, found)
+        {(name, "" if name in varies else value) for name, value in items if name not in left_out}
+        for items in (without.headers.multi_items(), found.headers.multi_items())
     )
     if by_nginx:  # no middleware of the app's has compressed the file
-        before -= {("vary", "Accept-Encoding")}
+        before = {(name, without_encoding(value) if name == "vary" else value) for name, value in before}
+        before -= {("vary", "")}
     if only is not None:
         before, after = ({header for header in headers if header[0] in only} for headers in (before, after))
     parts = []
