@@ -192,8 +192,13 @@ def tiled(ask: Ask, files: Path) -> Iterator[Exchange]:
     key = {"Authorization": "Apikey secret"}
     structure = {"arrow_schema": "data:application/vnd.apache.arrow.file;base64,", "npartitions": 1, "columns": ["a"]}
     asset = {"data_uri": f"file://localhost{files}/public/large.txt", "is_directory": False}
-    source = {"structure_family": "table", "mimetype": "text/csv", "management": "external", "structure": structure}
-    source |= {"assets": [{**asset, "parameter": "data_uris", "num": 0}]}
+    source: dict[str, object] = {
+        "structure_family": "table",
+        "mimetype": "text/csv",
+        "management": "external",
+        "structure": structure,
+    }
+    source["assets"] = [{**asset, "parameter": "data_uris", "num": 0}]
     entry = {"id": "a", "structure_family": "table", "metadata": {}, "specs": [], "data_sources": [source]}
     content = json.dumps(entry).encode()
     answer = ask(Exchange("/api/v1/register/", "app", {**key, "Content-Type": "application/json"}, "POST", content))
