@@ -142,6 +142,7 @@ class Nginx(Process):
         connections: int = 256,
         workers: str = "1",
         user: str = "root",
+        modules: str = "",
     ) -> None:
         binary = nginx_binary()
         assert binary is not None
@@ -153,7 +154,8 @@ class Nginx(Process):
         )
         user = f"user {user};\n" if os.geteuid() == 0 else ""
         configuration = (
-            f"{user}daemon off;\nworker_processes {workers};\npid {home}/pid;\nerror_log {self.error_log} info;\n"
+            f"{modules}\n{user}daemon off;\nworker_processes {workers};\npid {home}/pid;\n"
+            f"error_log {self.error_log} info;\n"
             f"events {{ worker_connections {connections}; }}\n"
             f"http {{\naccess_log off;\n{temporary}{http}\n}}\n"
         )

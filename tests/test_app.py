@@ -116,6 +116,14 @@ class TestPrefixes:
             with pytest.raises(ValueError, match=f"'/download' is also the app's route '{route.path}'"):
                 check_prefixes(app, ["/download"])
 
+    @pytest.mark.parametrize("prefix", ["/bucket", "/bucket/"])
+    def test_is_fetched(self, prefix: str) -> None:
+        """Where nginx fetches from a storage, it answers a route that lacks only the prefix's slash, too: 404."""
+        app = Starlette(routes=[Route("/bucket", PAGE)])
+        with pytest.raises(ValueError, match="is also the app's route '/bucket'"):
+            check_prefixes(app, [], [prefix])
+        check_prefixes(Starlette(routes=[Route("/buckets", PAGE), Route("/bucket{name}", PAGE)]), [], [prefix])
+
     def test_of_fastapi(self) -> None:
         """Routes of routers that an app includes, and of apps that it mounts, are routes of its own."""
         router = APIRouter(prefix="/down")

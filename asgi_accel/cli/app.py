@@ -6,7 +6,7 @@ import functools
 import importlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,8 +98,10 @@ def _parts(app: Any, path: str = "", within: tuple[int, ...] = ()) -> Iterator[t
             yield from _parts(part, place, (*within, id(app)))
 
 
-def check_prefixes(app: Any, prefixes: Iterable[str]) -> None:
+def check_prefixes(app: Any, prefixes: Iterable[str], fetched: Sequence[str] = ()) -> None:
     """See that no prefix is also a route of the app.
+
+    For a prefix that is `fetched` from another server, nginx takes the path without the slash, too (`proxy_pass`).
 
     Raises:
         ValueError: One is: the proxy would answer 404 to clients that ask for that route.
@@ -107,16 +109,17 @@ def check_prefixes(app: Any, prefixes: Iterable[str]) -> None:
     for path, part in _parts(app):
         if isinstance(part, BaseRoute):
             fixed = path.partition("{")[0] + "/" * isinstance(part, Mount)
-            for prefix in prefixes:
-                if prefix != "/" and fixed.startswith(f"{prefix.rstrip('/')}/"):
+            for prefix in (*prefixes, *fetched):
+                is_fetched = prefix in fetched and path == prefix.rstrip("/")
+                if prefix != "/" and (is_fetched or fixed.startswith(f"{prefix.rstrip('/')}/")):
                     text = f"the prefix {prefix!r} is also the app's route {path!r}, for which clients would get a 404"
                     raise ValueError(f"{text}: give the files another prefix")
 
 
-def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> Found:
+def given_app(given: argparse.Namespace, more_prefixes: Sequence[str] = ()) -> Found:
     """What those arguments say; an empty mapping if they were left out.
 
-    `more_prefixes` are those that the proxy uses besides the mapping's: none may be a route of the app.
+    `more_prefixes` are those that the proxy fetches from other servers: none may be a route of the app.
 
     Raises:
         ValueError: The mapping is bad, or the app cannot be imported, or has no mapping that a proxy can use.
@@ -126,7 +129,7 @@ def given_app(given: argparse.Namespace, more_prefixes: Iterable[str] = ()) -> F
     return told(load(given.app, factory=given.factory), given.app, None, more_prefixes)
 
 
-def told(app: Any, name: str, mapping: str | None, more_prefixes: Iterable[str] = ()) -> Found:
+def told(app: Any, name: str, mapping: str | None, more_prefixes: Sequence[str] = ()) -> Found:
     """What the proxy must know of an app. A mapping is for an app that has none.
 
     Raises:
@@ -147,5 +150,5 @@ def told(app: Any, name: str, mapping: str | None, more_prefixes: Iterable[str] 
         raise ValueError(
             f"the AccelMiddleware of {name!r} has no mapping of its own (but trust_header= or secret=): give --mapping"
         )
-    check_prefixes(app, [*(prefix for _, prefix in found.mapping), *more_prefixes])
+    check_prefixes(app, [prefix for _, prefix in found.mapping], more_prefixes)
     return found
