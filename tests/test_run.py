@@ -7,6 +7,7 @@ import json
 import os
 import re
 import socket
+import struct
 import tempfile
 import time
 from collections.abc import Iterator
@@ -273,6 +274,19 @@ class TestFiles:
         assert (rest.status_code, rest.content) == (206, TEXT[100:])
         assert running.client.get("/file/a.txt", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
         assert running.client.get("/file/a.txt", headers={"Range": "bytes=99999-"}).status_code == 416
+
+    def test_packets(self, running: Running) -> None:
+        """nginx sends a file's headers with its first bytes: large files are a sixth faster by that."""
+        if "nginx" not in running.command:
+            pytest.skip("Caddy has no switch for this")
+        with socket.create_connection(("127.0.0.1", port_of(running))) as connection:
+            connection.settimeout(20)
+            connection.sendall(b"GET /file/a.txt HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            while connection.recv(65536):
+                pass
+            # tcpi_data_segs_in of struct tcp_info in linux/tcp.h: packets with data that have come in.
+            (packets,) = struct.unpack_from("I", connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256), 152)
+        assert packets == 1
 
     def test_prefix_is_not_for_clients(self, running: Running) -> None:
         """With nginx it is nothing; with Caddy it is a path of the app."""
