@@ -157,8 +157,10 @@ class TestArguments:
         assert said.startswith(f"asgi-accel: cannot listen on 127.0.0.1, port {port}: Address already in use")
 
     def test_no_socket(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "must have {app}, and {socket}" in self.refused(capsys, "--", "granian", "{app}")
-        assert "must have {app}, and {socket}" in self.refused(capsys, "--", "granian", "{socket}")
+        """The app is told its place by `{app}`, which stands for more than its name."""
+        for command in (["granian", "{app}"], ["granian", "--uds", "{socket}", "run_app:site"]):
+            said = self.refused(capsys, "--", *command)
+            assert f"{command} must have {{socket}}, where it listens, and {{app}}, not run_app:site" in said
 
     def test_domain_by_nginx(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "--domain, which is Caddy's" in self.refused(capsys, "--proxy", "nginx", "--domain", "a.example")
@@ -347,3 +349,16 @@ def test_public_domain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
 
     _begin(argparse.Namespace(app="main:app", domain="a.example"), "nginx", "", Lines("nginx"))
     assert "run   a.example must lead here (DNS), and ports 80 and 443" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["2.6.2", "v2.7.6 h1:abc="])
+def test_old_caddy(tmp_path: Path, version: str) -> None:
+    """It lacks what the configuration needs, and would say that in words of its own."""
+    from asgi_accel.cli.lines import Lines
+    from asgi_accel.cli.run import _begin
+
+    caddy = tmp_path / "caddy"
+    caddy.write_text(f"#!/bin/sh\necho '{version}'\n")
+    caddy.chmod(0o755)
+    with pytest.raises(ValueError, match=rf"Caddy {version.split()[0]} \(.*\) is older than 2\.8: pip install"):
+        _begin(argparse.Namespace(app="main:app", domain=None), "caddy", str(caddy), Lines("caddy"))

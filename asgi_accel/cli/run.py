@@ -121,13 +121,15 @@ def _command(given: argparse.Namespace) -> list[str]:
     uvicorn = [sys.executable, *UVICORN.split(), str(given.timeout_graceful_shutdown)]
     command = [*(given.server or uvicorn), *["--reload"] * given.reload]
     if not all(name in " ".join(command) for name in ("{app}", "{socket}")):
-        raise ValueError(f"the command {command} must have {{app}}, and {{socket}}, where it has to listen")
+        raise ValueError(f"the command {command} must have {{socket}}, where it listens, and {{app}}, not {given.app}")
     return command
 
 
 def _begin(given: argparse.Namespace, proxy: str, binary: str, lines: Lines) -> None:
     """Say what one should know beforehand."""
     version = subprocess.check_output([binary, "version"], text=True).split()[0] if proxy == "caddy" else ""  # noqa: S603
+    if re.match(r"v?2\.[0-7]\b", version):  # no log_append, no persist_config
+        raise ValueError(f"Caddy {version} ({binary}) is older than 2.8: pip install 'asgi-accel[run]' has a newer one")
     lines.say("run", f"{given.app} behind {proxy} {version} ({binary}); Ctrl-C ends it")
     if os.geteuid() == 0:
         lines.say("run", "the app and the proxy run as root, like this command: any other user will do")
@@ -149,10 +151,9 @@ def _configuration(given: argparse.Namespace, proxy: str, app_socket: str, found
         values |= {"types": "".join(f"    {kind} {suffix[1:]};\n" for suffix, kind in types)}
         values |= {"trusted": "".join(f"set_real_ip_from {network};\n" for network in networks)}
         # nginx runs as the app: what that may read, nginx can send.
-        values |= {"user": "" if os.geteuid() else "user root;\n", "shared": shared("accel", upstream)}
-        values |= {"listen": plain("the host", f"{given.host}:{given.port}")}
+        values |= {"user": "" if os.geteuid() else "user root;\n", "locations": internal_locations(found.mapping)}
         values |= {"app": app_location("accel", found.mapping, found.secret, proto="$accel_proto")}
-        values |= {"locations": internal_locations(found.mapping)}
+        values |= {"shared": shared("accel", upstream), "listen": plain("--host", f"{given.host}:{given.port}")}
     return os.fsencode(fill(f"{proxy}-run.conf", **values))
 
 
