@@ -307,6 +307,12 @@ class TestLines:
         assert re.search(r"^app +200 +\d+ B  GET /lines$", running.said, re.M)
         assert "secret" not in running.said
 
+    def test_first_line(self, running: Running) -> None:
+        """Which proxy it is, Caddy's version, and where it is from."""
+        assert re.search(
+            r"^run   run_app:site behind (nginx|caddy v\d\S+) \(/\S+\); Ctrl-C ends it$", running.said, re.M
+        )
+
     def test_unprintable(self, running: Running) -> None:
         """What a terminal would obey does not come out, however a client writes it into a path."""
         with socket.create_connection(("127.0.0.1", port_of(running))) as connection:

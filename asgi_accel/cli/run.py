@@ -130,7 +130,7 @@ def _begin(given: argparse.Namespace, proxy: str, binary: str, lines: Lines) -> 
     version = subprocess.check_output([binary, "version"], text=True).split()[0] if proxy == "caddy" else ""  # noqa: S603
     if re.match(r"v?2\.[0-7]\b", version):  # no log_append, no persist_config
         raise ValueError(f"Caddy {version} ({binary}) is older than 2.8: pip install 'asgi-accel[run]' has a newer one")
-    lines.say("run", f"{given.app} behind {proxy} {version} ({binary}); Ctrl-C ends it")
+    lines.say("run", f"{given.app} behind {f'{proxy} {version}'.strip()} ({binary}); Ctrl-C ends it")
     if os.geteuid() == 0:
         lines.say("run", "the app and the proxy run as root, like this command: any other user will do")
     if given.domain not in (None, "localhost"):
