@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import os
 import re
+import runpy
 import shlex
 import signal
 import socket
@@ -24,7 +26,7 @@ import httpx
 import pytest
 import yaml
 from conftest import need_nginx
-from servers import free_port
+from servers import Nginx, Process, free_port
 from test_nginx import sent_by_nginx
 
 ROOT = Path(__file__).parent.parent
@@ -55,6 +57,7 @@ class Demo:
     said: str
     temporary: Path
     behind_nginx: bool
+    by_hand: bool = False  # with nginx.conf, and not by `asgi-accel run`
 
     @property
     def address(self) -> str:
@@ -102,11 +105,46 @@ def stop(demo: Demo, number: signal.Signals = signal.SIGINT) -> str:
     return demo.process.communicate(timeout=20)[0]
 
 
-@pytest.fixture(scope="module", params=["behind nginx", "alone"])
+def nginx_conf(folder: Path, port: int, files: Path) -> str:
+    """nginx.conf as it stands, with paths and ports of this test."""
+    server = (EXAMPLE / "nginx.conf").read_text()
+    for documented, own in (
+        ("server app:8000", f"server 127.0.0.1:{port + 1}"),
+        ("listen 8080", f"listen 127.0.0.1:{port}; listen unix:{folder}/by-hand.sock"),
+        ("/srv/data/files/=", f"{files}/="),
+        ("alias /srv/data/files/", f"alias {files}/"),
+    ):
+        assert documented in server, documented
+        server = server.replace(documented, own)
+    return server
+
+
+@contextlib.contextmanager
+def by_hand(folder: Path, **environment: str) -> Iterator[Demo]:
+    """The example with its nginx.conf, as compose.yaml starts it."""
+    port, temporary = two_free_ports(), folder / "temporary"
+    data = temporary / "library" / "data"
+    uvicorn = [sys.executable, "-B", "-m", "uvicorn", "--app-dir", str(EXAMPLE), "app:app", "--port", str(port + 1)]
+    uvicorn += ["--log-level", "warning", "--timeout-keep-alive", "75"]
+    environment |= {"DATA": str(data), "NGINX_PORT": str(port), "APP_PORT": str(port + 1)}
+    said = runpy.run_path(str(EXAMPLE / "demo.py"))["advice"](port, folder, True)
+    with (
+        Process(uvicorn, port + 1, folder / "app.log", **environment) as app,
+        Nginx(folder, nginx_conf(folder, port, data / "files"), folder / "by-hand.sock"),
+    ):
+        yield Demo(app.process, port, said, temporary, behind_nginx=True, by_hand=True)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module", params=["behind nginx", "nginx.conf", "alone"])
 def demo(request: pytest.FixtureRequest, folder: Path) -> Iterator[Demo]:
     own = folder / request.param.replace(" ", "-")
     own.mkdir()
     environment = {"MAX_UPLOAD": "300000"}
+    if request.param == "nginx.conf":
+        need_nginx()
+        with by_hand(own, **environment) as running:
+            yield running
+        return
     if request.param == "alone":
         environment["NGINX"] = "/nonexistent"
     else:
@@ -142,6 +180,13 @@ def wait_until(look: Callable[[], list[Any]], count: int) -> list[Any]:
         assert time.monotonic() < deadline, found
         time.sleep(0.02)
     return found
+
+
+def family(pid: int) -> Iterator[int]:
+    """A process and its children."""
+    yield pid
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        yield from family(int(child))
 
 
 def answers(port: int) -> list[int]:
@@ -285,9 +330,9 @@ class TestLibrary:
         assert "<b>" not in alice.get("/").text
 
     def test_upload_needs_a_user(self, demo: Demo, nobody: httpx.Client) -> None:
-        """Nobody uploads without signing in. Behind nginx the way leads to the sign-in."""
+        """Nobody uploads without signing in. With nginx.conf the way leads to the sign-in."""
         before = len(demo.stored())
-        assert upload(nobody, "a.txt", b"x").status_code == (303 if demo.behind_nginx else 401)
+        assert upload(nobody, "a.txt", b"x").status_code == (303 if demo.by_hand else 401)
         assert len(demo.stored()) == before
 
     @pytest.mark.parametrize("path", ["/files", "/sign-in", "/", "/nonsense", "/files/1"])
@@ -505,8 +550,9 @@ def test_leaves_nothing_behind(folder: Path, number: signal.Signals, nginx: str)
     own.mkdir()
     tree = sorted(EXAMPLE.rglob("*"))
     demo = start(own, NGINX=nginx) if nginx != "nginx" else start(own)
-    children = Path(f"/proc/{demo.process.pid}/task/{demo.process.pid}/children").read_text().split()
-    assert len(children) == (2 if nginx == "nginx" else 1)
+    children = [pid for pid in family(demo.process.pid) if pid != demo.process.pid]
+    # The command, its guard, the app, and nginx with its four workers.
+    assert len(children) == (8 if nginx == "nginx" else 1)
     with demo.client(ALICE) as client:
         uploaded(client, "a.txt", b"x")
     assert stop(demo, number) == ""
@@ -583,13 +629,40 @@ class TestContainers:
     def test_ports(self) -> None:
         """nginx finds the app, and the published ports lead to what listens."""
         app, nginx = self.compose["services"]["app"], self.compose["services"]["nginx"]
-        port = re.search(r'"--port", "(\d+)"', self.dockerfile)
+        port = re.search(r'"uvicorn", .*"--port", "(\d+)"', self.dockerfile)
         assert port is not None
         assert f"server app:{port[1]};" in self.nginx
         assert app["ports"] == [f"127.0.0.1:{app['environment']['APP_PORT']}:{port[1]}"]
         listen = re.search(r"listen (\d+);", self.nginx)
         assert listen is not None
         assert nginx["ports"] == [f"127.0.0.1:{app['environment']['NGINX_PORT']}:{listen[1]}"]
+
+    def test_one_container(self, folder: Path) -> None:
+        """The image with both: its command, in a folder with what the image has, sends files by nginx."""
+        need_nginx()
+        *_, before, run, last = self.dockerfile.split("\nFROM ")
+        assert "AS app" in before
+        assert run.startswith("app AS run\n")
+        assert last.startswith("app\n")
+        assert "nginx-light" in run
+        assert run.index("USER root") < run.index("apt-get") < run.index("USER 1000:101") < run.index("CMD")
+        command = json.loads(run.partition("CMD ")[2].splitlines()[0])
+        exposed = re.search(r"EXPOSE (\d+)", run)
+        assert exposed is not None
+        port = command.index("--port") + 1
+        assert (command[port], command[command.index("--host") + 1]) == (exposed[1], "0.0.0.0")
+        command[port] = str(free_port())
+        place = folder / "one container"
+        place.mkdir()
+        for line in re.findall("^COPY (.*)$", self.dockerfile, re.MULTILINE):
+            for name in line.split()[:-1]:
+                (place / name).symlink_to(EXAMPLE / name)
+        whole = [sys.executable, "-B", "-m", "asgi_accel", *command[1:]]
+        environment = {"DATA": str(folder / "one container's data"), "PYTHONDONTWRITEBYTECODE": "1"}
+        process = Process(["env", "-C", str(place), *whole], int(command[port]), folder / "one.log", **environment)
+        with process, httpx.Client(base_url=f"http://127.0.0.1:{command[port]}", trust_env=False, timeout=20) as client:
+            client.post("/sign-in", data={"user": ALICE[0], "password": ALICE[1]})
+            assert sent_by_nginx(client.get(f"/files/{REPORT}"))
 
     def test_nginx_takes_more_than_the_app(self) -> None:
         """An upload that the app would take is not refused by nginx before."""

@@ -1,4 +1,4 @@
-"""Run the example behind nginx until Ctrl-C, and leave nothing behind. `make demo` calls this.
+"""Run the example by `asgi-accel run` until Ctrl-C, and leave nothing behind. `make demo` calls this.
 
 nginx listens on the port that the environment variable PORT says (8080 if not given), the app itself on the one after
 that, to compare. NGINX names an nginx other than the one that is installed. The library is in a temporary folder.
@@ -18,24 +18,11 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import uvicorn
 
 HERE = Path(__file__).resolve().parent
-HTTP = """
-{user}daemon off;
-worker_processes 1;
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
-    client_body_temp_path {folder}/client_body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/server.conf;
-}}
-"""
 TRY = """
   {address}   {what}; sign in as alice / wonderland, or bob / builder
 """
@@ -74,30 +61,29 @@ def answers(port: int) -> bool:
         return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
-def nginx_configuration(folder: Path, port: int) -> Path:
-    """nginx.conf as it stands, with the demo's paths, wrapped in what it is included from."""
-    files = folder.resolve() / "data" / "files"
-    server = (HERE / "nginx.conf").read_text()
-    for documented, own in (
-        ("server app:8000", f"server 127.0.0.1:{port + 1}"),
-        ("listen 8080", f"listen 127.0.0.1:{port}"),
-        ('"/srv/data/files/=', f'\'"{files}/"='),
-        ('=/protected/";', "=/protected/';"),
-        ("alias /srv/data/files/", f'alias "{files}/"'),
-    ):
-        assert documented in server, documented
-        server = server.replace(documented, own)
-    (folder / "server.conf").write_text(server)
-    user = "user root;\n" if os.geteuid() == 0 else ""  # as the one who started it, whose files it reads
-    configuration = folder / "nginx.conf"
-    configuration.write_text(HTTP.format(folder=folder, user=user))
-    return configuration
+def serve(place: str, app: str) -> None:
+    """The app: uvicorn on the proxy's socket, as `asgi-accel run` asks, and on a port of its own, to compare."""
+    log: dict[str, Any] = {"log_level": "warning", "access_log": False}
+    config = uvicorn.Config(app, uds=place, timeout_keep_alive=75, timeout_graceful_shutdown=3, **log)
+    beside = uvicorn.Config(app, port=int(os.environ["APP_PORT"]), **log)
+    uvicorn.Server(config).run([config.bind_socket(), beside.bind_socket()])
 
 
 @contextlib.contextmanager
-def running(*command: str | Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
+def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """A server in a session of its own, so that Ctrl-C reaches the demo alone and the demo ends it in order."""
-    process = subprocess.Popen(command, start_new_session=True, env={**os.environ, **environment})
+    process = subprocess.Popen(
+        command,
+        start_new_session=True,
+        cwd=HERE,
+        env={**os.environ, **environment},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    )
+    shown = threading.Thread(target=show, args=(process,))
+    shown.start()
     try:
         yield process
     finally:
@@ -107,6 +93,15 @@ def running(*command: str | Path, **environment: str) -> Iterator[subprocess.Pop
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        shown.join()
+
+
+def show(process: subprocess.Popen[str]) -> None:
+    """Print what a server says, but not that the strip asks once a second who has sent the files."""
+    assert process.stderr is not None
+    for line in process.stderr:
+        if not line.rstrip().endswith("GET /transfers"):
+            sys.stderr.write(line)
 
 
 def ports() -> tuple[int, int]:
@@ -154,37 +149,37 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
         signal.signal(number, lambda *_: stop.set())
 
-    with tempfile.TemporaryDirectory(prefix="asgi-accel-demo-") as temporary, contextlib.ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="asgi-accel-demo-") as temporary:
         folder = Path(temporary)
-        # -B: no __pycache__ stays. The time-out is shorter than the patience of `running`, if a download is under way.
-        uvicorn = [sys.executable, "-B", "-m", "uvicorn", "--app-dir", str(HERE), "--log-level", "warning", "app:app"]
-        uvicorn += ["--timeout-graceful-shutdown", "3", "--timeout-keep-alive", "75"]
-        environment = {"DATA": str(folder / "data"), "TMPDIR": temporary}  # uploads on their way are in TMPDIR
+        # Uploads on their way are in TMPDIR. The time-outs are shorter than the patience of `running`.
+        environment = {"DATA": str(folder / "data"), "TMPDIR": temporary, "PYTHONDONTWRITEBYTECODE": "1"}
+        python = [sys.executable, "-m"]
         if nginx is None:
             say("There is no nginx here, so the app runs alone and sends its files itself.")
             waits_for = [port]
-            processes = [stack.enter_context(running(*uvicorn, "--port", str(port), **environment))]
+            command = [*python, "uvicorn", "--log-level", "warning", "--timeout-graceful-shutdown", "3", "app:app"]
+            command += ["--port", str(port)]
         else:
-            environment |= {"NGINX_PORT": str(port), "APP_PORT": str(app_port)}
             waits_for = [app_port, port]
-            processes = [
-                stack.enter_context(running(*uvicorn, "--port", str(app_port), **environment)),
-                stack.enter_context(
-                    running(nginx, "-c", nginx_configuration(folder, port), "-e", folder / "error.log")
-                ),
-            ]
-        told = False
-        while not stop.wait(0.05):
-            if any(process.poll() is not None for process in processes):
-                say("A server ended of itself:")
-                with contextlib.suppress(FileNotFoundError):
-                    say((folder / "error.log").read_text())
-                return 1
-            if not told and all(map(answers, waits_for)):
-                say(advice(port, folder, nginx is not None))
-                told = True
+            environment |= {"NGINX_PORT": str(port), "APP_PORT": str(app_port)}
+            environment |= {"PATH": f"{Path(nginx).parent}:{os.environ.get('PATH', '')}"}
+            command = [*python, "asgi_accel", "run", "--proxy", "nginx", "--port", str(port)]
+            command += ["--timeout-graceful-shutdown", "3", "app:app"]
+            command += ["--", sys.executable, str(HERE / "demo.py"), "{socket}", "{app}"]
+        with running(*command, **environment) as process:
+            told = False
+            while not stop.wait(0.05):
+                if process.poll() is not None:
+                    say("A server ended of itself.")
+                    return 1
+                if not told and all(map(answers, waits_for)):
+                    say(advice(port, folder, nginx is not None))
+                    told = True
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    if len(sys.argv) == 3:
+        serve(*sys.argv[1:])
+    else:
+        sys.exit(main())
