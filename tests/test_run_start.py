@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import need_caddy, need_nginx
-from running import Running, wait_until
+from running import SERVERS, Running, wait_until
 from servers import TESTS, free_port, nginx_binary
 from test_docs import titled_blocks
 
@@ -79,10 +79,11 @@ def test_in_a_test(tmp_path: Path) -> None:
 class TestApps:
     """Each app that cannot run says why, and no proxy starts."""
 
-    def test_import_fails(self, folder: Path, tmp_path: Path) -> None:
-        """Its traceback is what one sees, once."""
+    @pytest.mark.parametrize("server", SERVERS)
+    def test_import_fails(self, folder: Path, tmp_path: Path, server: str) -> None:
+        """Its traceback is what one sees, once, with two workers, too."""
         (tmp_path / "broken.py").write_text("import os\n1 / 0\n")
-        said = failed(Running(folder, app="broken:app", PYTHONPATH=str(tmp_path)))
+        said = failed(Running(folder, *SERVERS[server], app="broken:app", PYTHONPATH=str(tmp_path)))
         assert said.count("Traceback (most recent call last)") == said.count("\nZeroDivisionError: division") == 1
         assert "error the app 'broken:app' cannot be imported" in said
 
@@ -183,6 +184,36 @@ class TestArguments:
         assert "--forwarded-allow-ips" in capsys.readouterr().err
 
 
+def test_colours(folder: Path, files: Path) -> None:
+    """A terminal has colours, unless NO_COLOR asks for none, and a file never has."""
+    need_nginx()
+    for no_color in ("", "1"):
+        running = Running(folder, **({"NO_COLOR": no_color} if no_color else {}))
+        end, terminal = os.openpty()
+        with (running.home / "out").open("wb") as out:
+            (running.home / "err").touch()
+            running.process = subprocess.Popen(
+                running.command, stdin=subprocess.DEVNULL, stdout=out, stderr=terminal, env=running.environment
+            )
+        os.close(terminal)
+        try:
+            running.wait_for_start()
+            assert httpx.get(f"{running.url}/file/a.txt", trust_env=False).text == "a file"
+            shown = b""
+            while b"/download/a.txt" not in shown:
+                shown += os.read(end, 4096)
+            assert (b"\x1b[32mnginx\x1b[0m 200 " in shown) == (not no_color)
+            assert (b"\x1b" in shown) == (not no_color)
+            assert running.end() == 0
+        finally:
+            running.kill()
+            os.close(end)
+    with Running(folder) as running:
+        running.client.get("/file/a.txt")
+        wait_until(lambda: "/download/a.txt" in running.said, "the line")
+        assert "\x1b" not in running.said
+
+
 class TestPrint:
     """--print prints what it would run with, and starts nothing."""
 
@@ -230,6 +261,22 @@ class TestPlaces:
             wait_until(lambda: "GET /file/a.txt -> /download/a.txt" in running.said, "the line")
             running.client.get("/encoded")
             wait_until(lambda: "is left to the app" in running.said, "the reason")
+
+    @pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+    def test_secret(self, folder: Path, files: Path, tmp_path: Path, proxy: str) -> None:
+        """The proxy has the secret of an app that has one, which nobody else can read, and no line shows."""
+        need_nginx() if proxy == "nginx" else need_caddy("pypi")
+        app = APP.format(files=str(files)).replace('"/download"}', '"/download"}, secret="wonderland"')
+        (tmp_path / "secretive.py").write_text(app)
+        path = os.pathsep.join([str(tmp_path), str(TESTS.parent)])
+        with Running(
+            folder, "--proxy", proxy, "--factory", "--verbose", app="secretive:app", PYTHONPATH=path
+        ) as running:
+            assert running.client.get("/file").text == "a file"
+            wait_until(lambda: "GET /file -> /download/a.txt" in running.said, "the line")
+            (place,) = running.temporary.glob("asgi-accel-*")
+            assert place.stat().st_mode & 0o777 == 0o700
+            assert "wonderland" not in running.said
 
     def test_places(self, folder: Path, files: Path, tmp_path: Path) -> None:
         """A folder that cannot be written to, a package, a factory, a TMPDIR with blanks that is too long."""
@@ -284,13 +331,16 @@ class TestPlaces:
 
         times = itertools.count(2_000_000_000)
 
-        def reloading() -> bool:
+        def after_reloading(what: str) -> bool:
             """Change it until it is seen: a change before uvicorn's first look is none to it."""
             os.utime(code, (0, next(times)))
-            return "Reloading" in running.said
+            return what in running.said
 
-        wait_until(reloading, "the reload")
+        wait_until(lambda: after_reloading("Reloading"), "the reload")
         wait_until(lambda: "mapping has changed" in running.said, "the warning")
+        code.write_text("1 / 0\n")
+        wait_until(lambda: after_reloading("error the app 'reloaded:app' cannot be imported"), "the error")
+        assert "\nZeroDivisionError: division by zero\nerror " in running.said
         assert running.end() == 0
 
     def test_proxy_further_out(self, folder: Path, files: Path) -> None:

@@ -29,7 +29,7 @@ def _tell(answer: Path, about: dict[str, Any]) -> None:
         new.write_text(text)
         new.replace(answer)
     elif answer.read_text() != text:
-        sys.stderr.write(f"error {about.get('error', CHANGED)}\n")
+        sys.stderr.write(f"{about.get('traceback', '')}error {about.get('error', CHANGED)}\n")
 
 
 def _create(given: dict[str, Any]) -> Any:
@@ -41,9 +41,9 @@ def _create(given: dict[str, Any]) -> Any:
         loaded = load(given["app"], factory=given["factory"])
         found = told(loaded, given["app"], given["mapping"])
     except ValueError as exc:
-        if exc.__cause__:
-            traceback.print_exception(exc.__cause__)
-        _tell(Path(given["answer"]), {"error": str(exc)})
+        # `run` prints it, once, however many workers have tried.
+        shown = "".join(traceback.format_exception(exc.__cause__)) if exc.__cause__ else ""
+        _tell(Path(given["answer"]), {"error": str(exc), "traceback": shown})
         os._exit(1)  # some servers would go on
     _tell(Path(given["answer"]), {"mapping": str(found.mapping), "secret": found.secret})
     return AccelMiddleware(loaded, PathMap.parse(given["mapping"])) if given["mapping"] else loaded

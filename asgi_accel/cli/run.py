@@ -85,6 +85,7 @@ def _start(given: argparse.Namespace, proxy: list[str], command: list[str], grou
     group.until(listens, given.timeout, late)
     about = json.loads(answer.read_text())
     if "error" in about:
+        sys.stderr.write(about["traceback"])
         raise ValueError(about["error"])
     found = Found(PathMap.parse(about["mapping"]), about["secret"])
     (group.folder / f"{proxy[0]}.conf").write_bytes(_configuration(given, proxy[0], app_socket, found))
