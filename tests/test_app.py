@@ -254,8 +254,8 @@ class TestCommand:
         ("made", "named"),
         [
             ("Starlette()", "has no AccelMiddleware: add one, or give --mapping"),
-            ("AccelMiddleware(Starlette(), trust_header=True)", "no mapping of its own"),
-            ("AccelMiddleware(Starlette(), secret='x')", "no mapping of its own"),
+            ("AccelMiddleware(Starlette(), trust_header=True)", "has no mapping="),
+            ("AccelMiddleware(Starlette(), secret='x')", "has no mapping="),
             (f"AccelMiddleware(Starlette(), {MAPPING}, sendfile_type='X-Sendfile')", "nothing to print"),
             (f"AccelMiddleware(AccelMiddleware(Starlette(), {MAPPING}), {{'/b': '/b'}})", "differ"),
             (

@@ -147,8 +147,6 @@ def told(app: Any, name: str, mapping: str | None, more_prefixes: Sequence[str] 
             f"the app {name!r} is for Apache or lighttpd (X-Sendfile): nothing to print, see docs/proxies.md"
         )
     if not found.mapping:
-        raise ValueError(
-            f"the AccelMiddleware of {name!r} has no mapping of its own (but trust_header= or secret=): give --mapping"
-        )
+        raise ValueError(f"AccelMiddleware of {name!r} has no mapping= (but trust_header= or secret=): add --mapping")
     check_prefixes(app, [prefix for _, prefix in found.mapping], more_prefixes)
     return found
