@@ -53,7 +53,7 @@ class Handover:
         try:
             if self._scope["method"] != "GET" and not FOR_GET.isdisjoint(self._headers):
                 raise LeftToApp("nginx, which turns every method into GET, would apply its range or condition")
-            goal = target(kind, self._offered.mapping, path, self._start["status"], headers)
+            goal = target(kind, self._offered.mapping, path, self._start["status"], headers, names)
         except LeftToApp as reason:
             logger.debug("%.200r is left to the app: %s", path, reason)
             return await self._leave(path, names)
@@ -130,16 +130,13 @@ class Redirecting(Handover):
             return self._send(self._with_vary(message))
         if stage == WATCHING and kind != START:  # a message of another extension, such as an early hint
             return self._send(message)
-        return self._step(message)
+        return self._decide(message) if stage == HOLDING else self._step(message)
 
     async def _step(self, message: Message) -> None:
         if self.stage == WATCHING:
             self.stage, self.view.open = HOLDING, False
             self.view.show_range()
             self._start = with_list(message)
-        elif self.stage == HOLDING:
-            self.stage = TAKEN
-            await self._decide(message)
         elif self.stage == PASSING:  # a path without the question: the app has a copy of the extensions
             knows_path = PATHSEND in self.view.server and not is_part(message)
             await (self._send(message) if knows_path else send_bytes(message, self._send))
@@ -148,6 +145,7 @@ class Redirecting(Handover):
 
     async def _decide(self, message: Message) -> None:
         """Go on with the response that a file sender has started, now that the next message tells what it sends."""
+        self.stage = TAKEN
         start, kind = self._start, self._offer.sendfile_type
         headers = in_lower_case(start)
         names = dict(headers)

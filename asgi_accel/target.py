@@ -7,7 +7,7 @@ import re
 from urllib.parse import unquote
 
 from asgi_accel.mapping import PathMap
-from asgi_accel.offer import REDIRECT, SENDFILE, Headers
+from asgi_accel.offer import REDIRECT, SENDFILE, Headers, Names
 
 VARY = b"X-Accel-Mapping"
 LONGEST_URI = 2048  # bytes
@@ -28,7 +28,7 @@ class LeftToApp(Exception):
     """The app has to send this file; the message says why."""
 
 
-def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, headers: Headers) -> bytes:
+def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, headers: Headers, names: Names) -> bytes:
     """The value of the header that makes the proxy send a file.
 
     Args:
@@ -37,13 +37,14 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
         path: The file's path.
         status: The status of the response.
         headers: The headers of the response, names in lower case.
+        names: The same as a dict.
 
     Raises:
         LeftToApp: The proxy would send something else, or nothing.
     """
     if status != 200:
         raise LeftToApp(f"nginx would turn its status, {status}, into 200")
-    if b"content-encoding" in dict(headers):
+    if b"content-encoding" in names:
         raise LeftToApp("nginx would drop its Content-Encoding")
     if (uri := offered.uri(path)) is None:
         raise LeftToApp("no pair that is offered covers it")
@@ -60,7 +61,8 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
 
 def add_vary(headers: Headers) -> Headers:
     """The headers with `X-Accel-Mapping` in their one `Vary` (RFC 9110, 12.5.5): another request gets other headers."""
-    own = [value for name, value in headers if name.lower() == b"vary" and value]
+    own = [value for name, value in headers if name.lower() == b"vary"]
     if any(b"*" in value or VARY.lower() in value.lower() for value in own):
         return headers
-    return [header for header in headers if header[0].lower() != b"vary"] + [(b"vary", b", ".join([*own, VARY]))]
+    others = [header for header in headers if header[0].lower() != b"vary"] if own else headers
+    return [*others, (b"vary", b", ".join([*filter(None, own), VARY]))]
