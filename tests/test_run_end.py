@@ -96,9 +96,11 @@ def test_answer_of_the_app(folder: Path, proxy: str) -> None:
         assert running.wait() == 0
 
 
-def test_second_ctrl_c(folder: Path, proxy: str) -> None:
+@pytest.mark.parametrize("server", SERVERS)
+def test_second_ctrl_c(folder: Path, proxy: str, server: str) -> None:
     """The second ends it at once, whatever is in progress."""
-    with Running(folder, "--proxy", proxy, "--timeout-graceful-shutdown", "600") as running, download(running) as rest:
+    options = ("--proxy", proxy, "--timeout-graceful-shutdown", "600", *SERVERS[server])
+    with Running(folder, *options) as running, download(running) as rest:
         running.process.send_signal(signal.SIGINT)
         wait_until(lambda: "in progress has 600 seconds" in running.said, "one is told")
         assert running.end(signal.SIGINT) == 130
@@ -129,17 +131,19 @@ def test_app_dies(folder: Path, proxy: str, server: str) -> None:
         assert "error the app has ended, by signal 9" in running.said
 
 
-def test_proxy_dies(folder: Path, proxy: str) -> None:
-    with Running(folder, "--proxy", proxy) as running:
+@pytest.mark.parametrize("server", SERVERS)
+def test_proxy_dies(folder: Path, proxy: str, server: str) -> None:
+    with Running(folder, "--proxy", proxy, *SERVERS[server]) as running:
         os.kill(main_process(running, f"{proxy}.conf"), signal.SIGKILL)
         assert running.wait() == 1
         assert f"error {proxy} has ended, by signal 9" in running.said
 
 
-def test_process_1(folder: Path, proxy: str) -> None:
+@pytest.mark.parametrize("server", SERVERS)
+def test_process_1(folder: Path, proxy: str, server: str) -> None:
     """As a container's first process it ends by SIGTERM, within the grace, and reaps what others leave."""
     before = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    with Running(folder, "--proxy", proxy, before=before) as running:
+    with Running(folder, "--proxy", proxy, *SERVERS[server], before=before) as running:
         first = min(pid for pid in running.left() if pid != running.process.pid)
         assert running.client.get("/orphan").status_code == 200
         wait_until(lambda: not zombies_below(first), "no zombie")
