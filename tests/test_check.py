@@ -69,7 +69,26 @@ SITES = {
     "to https": "return 301 https://www.example$request_uri;",
     "multipart": f"location / {{ {APP} }} location /storage/ {{ internal; proxy_pass http://unix:$folder/s3.sock:/; }}",
     "own 404": f"""
-        error_page 404 /404.html; location / {{ {APP} }} {LOCATION} location = /404.html {{ return 200 gone; }}""",
+        error_page 404 /404.html; location / {{ {APP} }} {LOCATION} location = /404.html {{ return 200 gone; }}
+        location /refused {{ proxy_pass http://unix:$folder/no.sock; }}""",
+    "own pages, wrong alias": f"""
+        error_page 403 404 /404.html; location = /404.html {{ return 200 gone; }}
+        location / {{ {APP} }} location /download/ {{ internal; alias $folder/elsewhere/; }}""",
+    "own pages, unreadable": f"""
+        error_page 403 404 /404.html; location = /404.html {{ return 200 gone; }}
+        location / {{ {APP} }} location /download/ {{ internal; alias $folder/unreadable/; }}""",
+    "a page for 403": f"""
+        error_page 403 /403.html; location = /403.html {{ return 200 closed; }}
+        location / {{ {APP} }} location /download/ {{ internal; alias $folder/unreadable/; }}""",
+    "single page": f"""
+        location ~ ^/(mapping|cors)/ {{ {APP} }} location / {{ return 200 page; }}
+        location /refused {{ proxy_pass http://unix:$folder/no.sock; }}""",
+    "route named as the directory": """
+        location / { proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }
+        location $files/ { proxy_pass http://unix:$folder/no.sock; }""",
+    "password": "location / { return 401; }",
+    "bad request": "location / { return 400; }",
+    "limited": f"limit_req zone=limited burst=6 nodelay; limit_req_status 429; location / {{ {APP} }} {LOCATION}",
     "forged mapping": """
         location / { proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }
         location /download/ { internal; alias $files/; }
@@ -77,6 +96,8 @@ SITES = {
 }
 
 
+# An app that refuses.
+NO = "server { listen unix:$folder/no.sock; return 403 no; }"
 # Stands for S3: the ETag of an object that came in 38 parts, and of one that came whole.
 STORAGE = """
 map $uri $check_etag {
@@ -121,7 +142,8 @@ def sites(folder: Path, site: object) -> Iterator[Sites]:
     ports = {name: free_port() for name in (*SITES, "printed")}
     http = "".join(f"server {{ listen 127.0.0.1:{ports[name]}; {text} }}\n" for name, text in SITES.items())
     http += f"server {{ listen 127.0.0.1:{ports['another server']}; server_name right.example; {SITES['good']} }}"
-    http += STORAGE + f"proxy_cache_path {folder}/cache keys_zone=check:1m;"
+    http += f"{NO} {STORAGE} proxy_cache_path {folder}/cache keys_zone=check:1m;"
+    http += "limit_req_zone $binary_remote_addr zone=limited:1m rate=1r/m;"
     http = http.replace("$port_of_good", str(ports["good"])).replace("$folder", str(folder))
     http = http.replace("$files", str(files))
     mapping, socket_ = PathMap({files: "/download"}), f"unix:{folder}/app.sock"
@@ -200,6 +222,10 @@ class TestSites:
             ("no offer", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
             ("swapped", "the app: 200", "two sides are swapped"),
             ("wrong alias", "404: the app", "alias"),
+            ("own pages, wrong alias", "404: the app", "alias"),
+            ("own pages, unreadable", "403: the app", "UMask=0027"),
+            ("single page", "200: nginx has no location for /download/", 'location ^~ "/download/" { internal; alias'),
+            ("route named as the directory", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
             ("unreadable", "403: the app", "UMask=0027"),
             ("private folder", "403: the app", "setfacl does not help"),
             ("no app", "502, from nginx", "error log"),
@@ -245,6 +271,9 @@ class TestSites:
             ("own 404", "nowhere", "404, from the app", "default_server"),
             ("part", "moved", "307, to /elsewhere", "login cookie"),
             ("good", "fail", "500, from the app", "the app's log"),
+            ("password", "named", "401, from nginx", "login cookie"),
+            ("bad request", "named", "400, from nginx", "a port for https"),
+            ("a page for 403", "named", "403: the app said yes", "UMask=0027"),
             ("to https", "named", "301, to https://www.example/mapping/named", "the URL that it leads to"),
         ],
     )
@@ -256,6 +285,29 @@ class TestSites:
         assert seen in found["who sends the file"][1]
         assert advice in found["who sends the file"][2]
         assert "no location" not in found["who sends the file"][1]
+
+    @pytest.mark.parametrize("name", ["own 404", "single page"])
+    def test_app_said_no(self, sites: Sites, capsys: pytest.CaptureFixture[str], name: str) -> None:
+        """A refusal by the app is no missing location, whatever comes for other paths."""
+        url = sites.url(name).partition("/mapping/")[0] + "/refused"
+        _, found = run(capsys, url, "--mapping", sites.mapping)
+        assert found["who sends the file"][1] == "403, from the app"
+        assert "login cookie" in found["who sends the file"][2]
+
+    def test_single_page(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """The page that comes for every path is no file: nothing is said of its size, ranges or headers."""
+        for given in ([], ["--mapping", sites.mapping]):
+            _, found = run(capsys, sites.url("single page", "file", "cors"), *given)
+            assert not {"ranges", "HEAD", "the app's headers", "forged X-Accel-Mapping"} & found.keys()
+
+    def test_limited(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """A site that limits requests gives dashes, and no crosses."""
+        status, found = run(capsys, sites.url("limited"), "--mapping", sites.mapping)
+        assert [item for item in found.items() if item[1][0] is False] == []
+        assert (status, found["who sends the file"][0], found["forged headers"][0]) == (0, True, None)
+        assert "429: it has had too many requests" in found["forged headers"][1]
+        assert main(["check", sites.url("limited")]) == 2
+        assert "429: it has had too many requests" in capsys.readouterr().err
 
     def test_host(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """The name that is given chooses the server block."""
@@ -364,8 +416,8 @@ class TestSites:
         with answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nindex") as url:
             status, found = run(capsys, url, "--mapping", sites.mapping)
         assert found["/download/ from outside"][0]
-        assert found["forged X-Accel-Mapping"][0]
-        assert status == 1  # no ranges
+        assert status == 1
+        assert "no location for /download/" in found["who sends the file"][1]
 
 
 class TestCommand:

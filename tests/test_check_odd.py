@@ -47,6 +47,11 @@ def serving(answer: Callable[[socket.socket, bytes], None], *, family: int = soc
             thread.join()
 
 
+def send_plain(connection: socket.socket, request: bytes) -> None:
+    """A file, and no other page."""
+    connection.sendall(PLAIN if b" / " in request else PLAIN.replace(b"200 OK", b"404 No").replace(b"hello", b"where"))
+
+
 def sends(data: bytes) -> Callable[[socket.socket, bytes], None]:
     return lambda connection, _: connection.sendall(data)
 
@@ -90,7 +95,7 @@ class TestTime:
         def answer(connection: socket.socket, request: bytes) -> None:
             if b"\r\nRange:" in request:
                 for_ever(b"", b"HTTP/1.1 100 Continue\r\n\r\n")(connection, request)
-            connection.sendall(PLAIN)
+            send_plain(connection, request)
 
         with serving(answer) as url:
             assert main(["check", url, "--timeout", "1"]) == 2
@@ -157,7 +162,8 @@ class TestAnswers:
         """There is a dash if one finding alone suffers."""
 
         def answer(connection: socket.socket, request: bytes) -> None:
-            connection.sendall(b"" if b"\r\nRange:" in request else PLAIN)
+            if b"\r\nRange:" not in request:
+                send_plain(connection, request)
 
         with serving(answer) as url:
             assert main(["check", url]) == 0
@@ -167,12 +173,12 @@ class TestAnswers:
         """A site that has no time for a request says nothing of its locations."""
 
         def answer(connection: socket.socket, request: bytes) -> None:
-            busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+            busy = b"HTTP/1.1 504 Late\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
             connection.sendall(busy if request.startswith(b"GET /b") else PLAIN)
 
         with serving(answer) as url:
             main(["check", url, "--mapping", "/a/=/b/"])
-        assert "- /b/ from outside           /b/ answers 503" in capsys.readouterr().out
+        assert "- /b/ from outside           /b/ answers 504" in capsys.readouterr().out
 
     def test_login(self, capsys: pytest.CaptureFixture[str]) -> None:
         """An app that lets nobody in, with or without a cookie."""
@@ -241,7 +247,7 @@ class TestRightSites:
 
         def answer(connection: socket.socket, request: bytes) -> None:
             seen.append(request)
-            connection.sendall(PLAIN)
+            send_plain(connection, request)
 
         look_up = socket.getaddrinfo
         with serving(answer, family=socket.AF_INET6) as url:

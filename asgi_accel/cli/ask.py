@@ -15,14 +15,13 @@ from asgi_accel.cli.findings import advise
 from asgi_accel.cli.values import CONTROL
 
 ORIGIN = "https://asgi-accel-check.invalid"  # what browsers add to requests from another site
-LONGEST_BODY = 65536  # bytes that are read of an answer
 
 
 class CannotLook(Exception):
     """The site cannot be asked: the message says why."""
 
 
-class OutOfTime(CannotLook):
+class OutOfTime(Exception):
     """The time for all requests together is over."""
 
 
@@ -99,9 +98,9 @@ class Site:
             raise CannotLook(advise("bad url", url=repr(shown))) from None
         target = (parts.path or "/") + f"?{parts.query}" * bool(parts.query)
         self.target: str = quote(target, safe="/%:@!$&'()*+,;=~?", errors="surrogateescape")
-        self.given: dict[str, str] = {name.title(): value for name, value in headers}
+        self.has_login: bool = any(name.title() not in ("Host", "Origin") for name, _ in headers)
         usual = {"User-Agent": "asgi-accel check", "Accept": "*/*", "Connection": "close", "Origin": ORIGIN}
-        self.headers: dict[str, str] = {**usual, **self.given}
+        self.headers: dict[str, str] = {**usual, **{name.title(): value for name, value in headers}}
 
     def ask(self, method: str = "GET", *more: tuple[str, str], path: str | None = None) -> Answer:
         """Send one request, and read no more of the answer than is needed.
@@ -121,8 +120,10 @@ class Site:
             while response.status < 200:  # http.client passes over 100 alone, not over 103
                 response.headers = None  # type: ignore[assignment]  # so that it begins again
                 response.begin()
+            if response.status in (429, 503):  # which says nothing of the file
+                raise ConnectionError(f"{response.status}: it has had too many requests, or is closed for now")
             found = {name.lower(): " ".join(response.getheader(name, "").split()) for name in response.headers}
-            return Answer(response.status, found, response.read(LONGEST_BODY))
+            return Answer(response.status, found, response.read(65536))
         except (OSError, http.client.HTTPException, ValueError) as exc:
             if time.monotonic() >= self.deadline:
                 raise OutOfTime(advise("no time", host=self.connection.host, seconds=f"{self.timeout:g}")) from None

@@ -63,14 +63,13 @@ class Look:
     @functools.cached_property
     def missing(self) -> list[tuple[str, str]]:
         """The pairs of the mapping for which nginx has no location."""
-        if self.nowhere.is_of_nginx:  # nginx asks the app for few paths, so this says nothing
-            return []
-        return [(directory, prefix) for directory, prefix in self.pairs if not self.has_location(prefix)]
+        # If nginx answers for a path that nobody has, it asks the app for few paths: so this says nothing.
+        return [pair for pair in self.pairs if not (self.nowhere.is_of_nginx or self.has_location(pair[1]))]
 
     @functools.cached_property
     def is_swapped(self) -> bool:
         """Whether nginx has a location by the name of a directory, and none for the prefix."""
-        return any(self.has_location(directory) for directory, _ in self.missing)
+        return any(self.at(directory).is_of_nginx for directory, _ in self.missing)
 
 
 def location(directory: str, prefix: str) -> str:
@@ -80,16 +79,17 @@ def location(directory: str, prefix: str) -> str:
 
 def who_sends_the_file(look: Look) -> Iterator[Finding]:
     """Who sends the file. If it is not nginx, the cause and what to change."""
-    got, missing = look.got, look.missing if look.got.status != 200 else []
+    got, key = look.got, _cause(look)
+    missing = look.missing if key == "no location" else []
     pairs = missing or look.pairs or [("/the/directory/", "/prefix/")]
     locations = "\n".join(location(*pair) for pair in pairs)
     yield say(
-        _cause(look),
+        key,
         status=got.status,
         size=f", {got.size:,} bytes" if got.size >= 0 else "",
         target=got.get("location"),
         yes="the app said yes" if look.app_said_yes else "the app did not say no",
-        login=advise("not let in" if look.site.given.keys() - {"Host", "Origin"} else "let in"),
+        login=advise("not let in" if look.site.has_login else "let in"),
         cause=advise("another server" if look.pairs else "no location or another server", locations=locations),
         prefixes=", ".join(prefix for _, prefix in missing) or "the app's prefix",
         locations=locations,
@@ -105,18 +105,20 @@ def _cause(look: Look) -> str:
         if not got.body and ("x-accel-redirect" in got.headers or look.head.size > 0 or not got.get("etag")):
             return "untaken"
         if (status, got.body) == (look.nowhere.status, look.nowhere.body):
-            return "any path"
+            return "no location" if look.missing else "any path"
         if look.sender != "app":
             return look.sender or "nobody knows"
         return "made anew" if look.is_new_each_time else "swapped" if look.is_swapped else "the app"
-    if got.is_of_nginx and status in (403, 404):
+    # A page of nginx's `error_page` comes for an internal location, too, and not for any path.
+    pages = (look.at(prefix).body for _, prefix in look.pairs if got.body != look.nowhere.body)
+    if status in (403, 404) and (got.is_of_nginx or (status == 403 and look.app_said_yes) or got.body in pages):
         if not look.app_said_yes and look.head.status != 405 and look.options.is_of_nginx:
             return "not asked"
         return "unreadable" if status == 403 else "not there"
-    if got.is_of_nginx and status > 401:
-        return "of nginx"
-    if look.missing or (status == 404 and look.app_said_yes):
+    if got.is_of_nginx:
+        return "moved by nginx" if 300 < status < 400 else "not let in by nginx" if status == 401 else "of nginx"
+    # Without a location the answer is that for any path. Before a login, that may be all that the app says.
+    any_path = status == look.nowhere.status < 500 and (status == 404 or look.site.has_login) and look.missing
+    if any_path or (status == 404 and look.app_said_yes):
         return "swapped" if look.is_swapped else "no location"
-    if 300 < status < 400:
-        return "moved by nginx" if got.is_of_nginx else "moved"
-    return "no file" if status == 404 else "app failed" if status >= 500 else "refused"
+    return "moved" if 300 < status < 400 else "no file" if status == 404 else "broken" if status >= 500 else "refused"

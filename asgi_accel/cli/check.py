@@ -33,16 +33,15 @@ def check(site: Site, mapping: PathMap) -> Iterator[Finding]:
         mapping: The map that the app uses, if the internal locations shall be looked at, too; else an empty one.
 
     Raises:
-        CannotLook: The site does not answer, or the time is over.
+        CannotLook: The site does not answer.
+        OutOfTime: The time is over.
     """
     look = Look(site, mapping)
     of_files = [_ranges, _head, _conditions, _headers_of_the_app, _name_of_the_download, _forged_headers]
-    looks = of_files if look.got.status == 200 and look.got.body else []
+    looks = of_files if look.got.status == 200 and look.got.body not in (b"", look.nowhere.body) else []
     for tell in (who_sends_the_file, *looks, _redirect_target, _internal_locations):
         try:
             yield from tell(look)
-        except OutOfTime:
-            raise
         except CannotLook as exc:  # one request of many, of which this alone suffers
             yield say("failed", name=tell.__name__.strip("_").replace("_", " "), error=exc)
 
@@ -86,8 +85,8 @@ def _headers_of_the_app(look: Look) -> Iterator[Finding]:
     if varied - varies - {"x-accel-mapping", "accept-encoding"} and "*" not in varies:
         lost.add("vary")
     lines = (f"add_header {name.title()} $upstream_http_{name.replace('-', '_')};" for name in sorted(lost))
-    names = ", ".join(sorted(lost)).title()
-    yield say("lost" if lost else "kept" if own else "refusal", names=names, lines="\n".join(lines))
+    key = "lost" if lost else "kept" if own else "refusal"
+    yield say(key, names=", ".join(sorted(lost)).title(), lines="\n".join(lines))
 
 
 def _name_of_the_download(look: Look) -> Iterator[Finding]:
@@ -118,11 +117,10 @@ def _internal_locations(look: Look) -> Iterator[Finding]:
         yield say("no mapping")
     for directory, prefix in look.pairs:
         for name, tried in ((f"{prefix} from outside", prefix), (f"out of {prefix}", f"{prefix[:-1]}../")):
-            answer, nowhere = look.at(tried), look.nowhere
-            same = answer.status == nowhere.status and (answer.body == nowhere.body or not answer.is_of_nginx)
-            busy = answer.status in (400, 429) or answer.status >= 500
-            key = "closed" if answer.status == 404 or same else "busy" if busy else "open"
-            yield say(key, name=name, tried=tried, status=answer.status, location=location(directory, prefix))
+            got, nowhere = look.at(tried), look.nowhere
+            same = got.status == nowhere.status and (got.body == nowhere.body or not got.is_of_nginx)
+            key = "closed" if got.status == 404 or same else "busy" if got.status in (400, 500, 502, 504) else "open"
+            yield say(key, name=name, tried=tried, status=got.status, location=location(directory, prefix))
 
 
 def header(text: str) -> tuple[str, str]:
@@ -146,7 +144,7 @@ def run(given: argparse.Namespace) -> int:
     try:
         site = Site(given.url, given.header, given.timeout, given.ca)
         findings.extend(check(site, found.mapping))
-    except CannotLook as exc:
+    except (CannotLook, OutOfTime) as exc:
         reason = f"asgi-accel check: {_printable(str(exc))}\n"
     if not given.json:
         _write(findings)
