@@ -334,6 +334,29 @@ class TestGoesOut:
         assert (asked, body) == ("GET", b"")
         assert not {"content-length", "transfer-encoding"} & {name.lower() for name in sent}
 
+    @pytest.mark.parametrize("method", ["GET", "POST"])
+    def test_nothing_after_the_headers(self, folder: Path, app: Path, method: str) -> None:
+        """A body without its length would be the storage's next request, of the client's making."""
+        heard: list[bytes] = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+
+            def listen() -> None:
+                connection, _ = listener.accept()
+                with connection, connection.makefile("rb") as request:
+                    while (line := request.readline()).strip():
+                        heard.append(line)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+                    connection.shutdown(socket.SHUT_WR)  # so nginx closes, and all that it has sent is here
+                    heard.append(request.read())
+
+            thread = threading.Thread(target=listen)
+            thread.start()
+            with a_site(folder, app, f"http://127.0.0.1:{listener.getsockname()[1]}/archives/") as (asked, _):
+                assert asked.request(method, "/stored/the-key", content=b"GET / HTTP/1.1\r\n" * 10).text == "ok"
+            thread.join(DEADLINE)
+        assert heard[0].startswith(b"GET /archives/the-key?")
+        assert heard[-1] == b""
+
     @pytest.mark.parametrize("resolved", [False, True])
     @pytest.mark.parametrize("prefix", ["/bucket/", "/b (1)+[x]/"])
     def test_keys(self, folder: Path, app: Path, storage: _Server, resolved: bool, prefix: str) -> None:
@@ -434,12 +457,15 @@ class TestHttps:
         """With its authority's certificate, the storage is believed, also where it speaks TLS 1.3 alone."""
         ca, context = make_certificate(folder / "storage-tls", "localhost")
         context.minimum_version = ssl.TLSVersion.TLSv1_3
+        names: list[str | None] = []
+        context.sni_callback = lambda _, name, __: names.append(name)  # which storages of many buckets go by
         with a_storage(context) as storage:
             url = f"https://localhost:{storage.server_port}/archives/"
             with a_site(folder, app, url, ca=str(ca)) as (asked, _):
                 response = asked.get("/stored/the-key", params=SAID)
                 assert (response.status_code, response.content) == (200, BODY)
                 assert_private(response)
+        assert names == ["localhost"]
 
     @pytest.mark.parametrize(("name", "known"), [("localhost", False), ("other.example", True)])
     def test_not_believed(self, folder: Path, app: Path, name: str, known: bool) -> None:
