@@ -145,6 +145,8 @@ class TestText:
             (["--unix", "/" + 107 * "a"], "107 bytes"),
             (["--listen", "80; }"], "'80; }'"),
             (["--server-name", ""], "server_name"),
+            (["--client-max-body-size", "100MB"], "'100MB' must be a number"),
+            (["--client-max-body-size", ""], "such as 100m"),
             (["--header", "X Own"], "'X Own'"),
             (["--header", "X-Own;"], "'X-Own;'"),
             (["--header", "ETag"], "'ETag'"),

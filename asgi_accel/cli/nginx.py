@@ -42,6 +42,8 @@ def nginx(
     Raises:
         ValueError: A value that nginx's configuration cannot hold, or that cannot work.
     """
+    if body_size is not None and not re.fullmatch("[0-9]+[kKmMgG]?", body_size):
+        raise ValueError(f"the largest upload {body_size!r} must be a number, and k, m or g after it, such as 100m")
     # Two upstreams of one name are an error, and several of these files may be in one folder.
     name = re.sub(r"[^A-Za-z0-9]+", "_", f"accel {server_name or ''} {listen}").strip("_")
     return fill(
