@@ -244,6 +244,21 @@ def behind(request: pytest.FixtureRequest, folder: Path) -> Iterator[tuple[int, 
             yield port, files
 
 
+class TestCheck:
+    """What `asgi-accel check` says of a site behind Caddy: nothing of nginx's locations."""
+
+    def test_no_file(self, behind: tuple[int, Path], capsys: pytest.CaptureFixture[str]) -> None:
+        """For a URL that the app does not have, and for a file that Caddy does not find."""
+        port, files = behind
+        for path, seen in (("nowhere", "404, from the app"), ("redirect?to=/download/none.txt", "404, from Caddy")):
+            given = ["--mapping", f"{files}/=/download/", "--json"]
+            assert main(["check", f"http://127.0.0.1:{port}/{path}", *given]) == 1
+            said = json.loads(capsys.readouterr().out)[0]
+            assert said["seen"] == seen
+            assert "location ^~" not in said["advice"]
+            assert ("asgi-accel caddy" in said["advice"]) is (seen == "404, from Caddy")
+
+
 class TestUpgrade:
     """Only a websocket may upgrade."""
 

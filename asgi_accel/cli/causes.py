@@ -64,7 +64,9 @@ class Look:
     def missing(self) -> list[tuple[str, str]]:
         """The pairs of the mapping for which nginx has no location."""
         # If nginx answers for a path that nobody has, it asks the app for few paths: so this says nothing.
-        return [pair for pair in self.pairs if not (self.nowhere.is_of_nginx or self.has_location(pair[1]))]
+        # Caddy asks the app for a prefix, too, unless the app has redirected there.
+        says_nothing = self.nowhere.is_of_nginx or "Caddy" in self.nowhere.get("server") + self.nowhere.get("via")
+        return [pair for pair in self.pairs if not (says_nothing or self.has_location(pair[1]))]
 
     @functools.cached_property
     def is_swapped(self) -> bool:
@@ -80,8 +82,7 @@ def location(directory: str, prefix: str) -> str:
 def who_sends_the_file(look: Look) -> Iterator[Finding]:
     """Who sends the file. If it is not nginx, the cause and what to change."""
     got, key = look.got, _cause(look)
-    missing = look.missing if key == "no location" else []
-    pairs = missing or look.pairs or [("/the/directory/", "/prefix/")]
+    pairs = (key == "no location" and look.missing) or look.pairs or [("/the/directory/", "/prefix/")]
     locations = "\n".join(location(*pair) for pair in pairs)
     yield say(
         key,
@@ -91,7 +92,7 @@ def who_sends_the_file(look: Look) -> Iterator[Finding]:
         yes="the app said yes" if look.app_said_yes else "the app did not say no",
         login=advise("not let in" if look.site.has_login else "let in"),
         cause=advise("another server" if look.pairs else "no location or another server", locations=locations),
-        prefixes=", ".join(prefix for _, prefix in missing) or "the app's prefix",
+        prefixes=", ".join(prefix for _, prefix in pairs) if look.pairs else "the app's prefix",
         locations=locations,
         mapping=look.mapping or "/the/directory/=/prefix/",
         right=", ".join(f"{prefix}={directory}" for directory, prefix in look.pairs),
@@ -109,6 +110,8 @@ def _cause(look: Look) -> str:
         if look.sender != "app":
             return look.sender or "nobody knows"
         return "made anew" if look.is_new_each_time else "swapped" if look.is_swapped else "the app"
+    if got.get("server") == "Caddy":  # with the app's answers it has another name, or its own is in Via
+        return "of caddy"
     # A page of nginx's `error_page` comes for an internal location, too, and not for any path.
     pages = (look.at(prefix).body for _, prefix in look.pairs if got.body != look.nowhere.body)
     if status in (403, 404) and (got.is_of_nginx or (status == 403 and look.app_said_yes) or got.body in pages):
