@@ -596,7 +596,8 @@ class TestUploads:
             assert_refused(page, url, 404, **self.ben)
             assert_refused(page, url, 401)
 
-    def test_strangers_fill_no_disk(self, page: Page) -> None:
+    @pytest.mark.parametrize("chunked", ["", "Transfer-Encoding: chunked"])
+    def test_strangers_fill_no_disk(self, page: Page, chunked: str) -> None:
         """Who has not signed in has nothing kept, and is refused before the body has come."""
         before = list(page.storage.rglob("*"))
         for url in ("/me/avatar", "/me/files/a"):
@@ -604,8 +605,9 @@ class TestUploads:
                 with socket.socket(socket.AF_UNIX) as connection:
                     connection.settimeout(20)
                     connection.connect(str(page.home / place))
-                    head = f"PUT {url} HTTP/1.1\r\nHost: x\r\nContent-Length: 90000000\r\n\r\n".encode()
-                    connection.sendall(head + bytes(100_000))
+                    body = b"%x\r\n%b\r\n" % (100_000, bytes(100_000)) if chunked else bytes(100_000)
+                    head = f"PUT {url} HTTP/1.1\r\nHost: x\r\n{chunked or 'Content-Length: 90000000'}\r\n\r\n"
+                    connection.sendall(head.encode() + body)
                     assert connection.recv(100)[9:12] == b"401"
         assert list(page.storage.rglob("*")) == before
 
