@@ -86,7 +86,12 @@ async def by_hand(request: Request) -> Response:
     return Response(headers=headers, status_code=int(request.query_params["status"]))
 
 
+async def scheme(request: Request) -> Response:
+    return Response(request.url.scheme)
+
+
 routes = [
+    Route("/scheme", scheme),
     Route("/file", file, methods=["GET", "HEAD", "POST"]),
     Route("/no-etag", file_without_etag),
     Route("/redirect", redirect),
@@ -132,7 +137,9 @@ def files(folder: Path) -> Iterator[Path]:
     for name in NAMES:
         Path(os.fsdecode(os.path.join(os.fsencode(files), name))).write_bytes(b"content of " + name)
         Path(os.fsdecode(os.path.join(os.fsencode(elsewhere), name))).write_bytes(b"the proxy's " + name)
-    with asgi_server(folder, *UVICORN, app="test_sendfile:app", name="sendfile", FILES=str(files)):
+    with asgi_server(
+        folder, *UVICORN, "--forwarded-allow-ips", "*", app="test_sendfile:app", name="sendfile", FILES=str(files)
+    ):
         yield files
 
 
@@ -175,6 +182,10 @@ class TestProxy:
         assert (response.status_code, response.content) == (200, b"the proxy's own")
         assert "x-sendfile" not in response.headers
         assert len(response.headers) == len(response.headers.multi_items())
+
+    def test_scheme(self, proxy: httpx.Client) -> None:
+        """The app learns it from the proxy, not from the client."""
+        assert proxy.get("/plain/scheme", headers={"X-Forwarded-Proto": "https"}).text == "http"
 
     @pytest.mark.parametrize("name", NAMES)
     def test_name(self, proxy: httpx.Client, name: bytes) -> None:
