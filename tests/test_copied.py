@@ -145,5 +145,7 @@ def test_recipes_are_short(document: str) -> None:
 
 def test_list_of_what_is_the_apps() -> None:
     """docs/security.md has it in at most twelve lines."""
-    own = (ROOT / "docs" / "security.md").read_text().partition("## What is left to you")[2]
+    text = (ROOT / "docs" / "security.md").read_text()
+    own = text.partition("## What is left to you")[2]
     assert 0 < len(re.findall("^- .*$", own, re.MULTILINE)) <= 12
+    assert re.search(r"^\| another server .*`proxy_ignore_headers`", text, re.MULTILINE)
