@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import re
 import socket
 import ssl
@@ -94,7 +95,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_any(self) -> None:
         self.server.version = self.request_version
         length = int(self.headers.get("content-length", "0"))
-        self.server.asked.append((self.command, self.path, dict(self.headers.items()), self.rfile.read(length)))
+        assert isinstance(self.rfile, io.BufferedReader)
+        body = self.rfile.read(length)
+        self.connection.setblocking(False)
+        with contextlib.suppress(OSError):
+            body += self.rfile.peek()  # what comes after the request would be the next one
+        self.connection.setblocking(True)
+        self.server.asked.append((self.command, self.path, dict(self.headers.items()), body))
         kind, _, rest = self.path.partition("?")[0].removeprefix("/archives/").partition("/")
         if kind == "silent":
             self.server.over.wait(DEADLINE)
