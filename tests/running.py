@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import coverage
 from servers import DEADLINE, TESTS, client
@@ -34,6 +35,8 @@ def wait_until(condition: Callable[[], object], what: str = "it") -> None:
 
 class Running:
     """The command, from its start to the end that a test or the end of the block gives it."""
+
+    started: ClassVar[list[Running]] = []
 
     def __init__(
         self, folder: Path, *arguments: str, app: str = "run_app:site", before: Sequence[str] = (), **environment: str
@@ -60,10 +63,16 @@ class Running:
             self.environment["COVERAGE_PROCESS_START"] = str(TESTS.parent / "pyproject.toml")
             self.environment["COVERAGE_FILE"] = str(TESTS.parent / ".coverage")
 
-    def start(self, cwd: Path | None = None) -> Running:
+    def start(self, cwd: Path | None = None, terminal: int | None = None) -> Running:
+        self.started.append(self)
         with (self.home / "out").open("wb") as out, (self.home / "err").open("wb") as err:
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=self.environment, cwd=cwd
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err if terminal is None else terminal,
+                env=self.environment,
+                cwd=cwd,
             )
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import os
 import shutil
@@ -19,6 +20,7 @@ from conftest import need_caddy, need_nginx
 from running import SERVERS, Running, wait_until
 from servers import TESTS, free_port, nginx_binary
 from test_docs import titled_blocks
+from test_run import need
 
 from asgi_accel.cli import main
 
@@ -42,6 +44,15 @@ def files(folder: Path) -> Path:
     files.mkdir(exist_ok=True)
     (files / "a.txt").write_text("a file")
     return files
+
+
+@pytest.fixture(autouse=True)
+def ended() -> Iterator[None]:
+    """Nothing of a failed test runs on."""
+    before = len(Running.started)
+    yield
+    for running in Running.started[before:]:
+        running.kill()
 
 
 def as_root(*options: str) -> tuple[str, ...]:
@@ -190,24 +201,20 @@ def test_colours(folder: Path, files: Path) -> None:
     for no_color in ("", "1"):
         running = Running(folder, **({"NO_COLOR": no_color} if no_color else {}))
         end, terminal = os.openpty()
-        with (running.home / "out").open("wb") as out:
-            (running.home / "err").touch()
-            running.process = subprocess.Popen(
-                running.command, stdin=subprocess.DEVNULL, stdout=out, stderr=terminal, env=running.environment
-            )
-        os.close(terminal)
-        try:
-            running.wait_for_start()
+        with open(end, "rb", buffering=0) as screen, open(terminal, "wb", buffering=0):
+            os.set_blocking(end, False)
+            running.start(terminal=terminal).wait_for_start()
             assert httpx.get(f"{running.url}/file/a.txt", trust_env=False).text == "a file"
-            shown = b""
-            while b"/download/a.txt" not in shown:
-                shown += os.read(end, 4096)
+            shown = bytearray()
+
+            def is_shown(shown: bytearray = shown, screen: io.FileIO = screen) -> bool:
+                shown += screen.read(4096) or b""  # None if there is nothing now
+                return b"/download/a.txt" in shown
+
+            wait_until(is_shown, "the line")
             assert (b"\x1b[32mnginx\x1b[0m 200 " in shown) == (not no_color)
             assert (b"\x1b" in shown) == (not no_color)
             assert running.end() == 0
-        finally:
-            running.kill()
-            os.close(end)
     with Running(folder) as running:
         running.client.get("/file/a.txt")
         wait_until(lambda: "/download/a.txt" in running.said, "the line")
@@ -265,7 +272,7 @@ class TestPlaces:
     @pytest.mark.parametrize("proxy", ["nginx", "caddy"])
     def test_secret(self, folder: Path, files: Path, tmp_path: Path, proxy: str) -> None:
         """The proxy has the secret of an app that has one, which nobody else can read, and no line shows."""
-        need_nginx() if proxy == "nginx" else need_caddy("pypi")
+        need(proxy)
         app = APP.format(files=str(files)).replace('"/download"}', '"/download"}, secret="wonderland"')
         (tmp_path / "secretive.py").write_text(app)
         path = os.pathsep.join([str(tmp_path), str(TESTS.parent)])
@@ -345,8 +352,8 @@ class TestPlaces:
 
     def test_proxy_further_out(self, folder: Path, files: Path) -> None:
         """Its word on the client counts, and not what the client told it."""
-        for proxy, need in (("nginx", need_nginx), ("caddy", lambda: need_caddy("pypi"))):
-            need()
+        for proxy in ("nginx", "caddy"):
+            need(proxy)
             with Running(folder, "--proxy", proxy, "--forwarded-allow-ips", "127.0.0.0/8, 10.0.0.0/8") as running:
                 told = running.client.get(
                     "/page", headers={"X-Forwarded-For": "6.6.6.6, 203.0.113.7, 10.1.1.1", "X-Forwarded-Proto": "https"}
@@ -364,19 +371,16 @@ class TestPlaces:
         home = folder / "caddy-home"
         running = Running(folder, "--domain", "localhost", HOME=str(home), XDG_DATA_HOME="", XDG_CONFIG_HOME="")
         running.start()
-        try:
-            running.wait_for_start()
-            assert running.url == "https://localhost", running.said
-            authority = home / ".local/share/caddy/pki/authorities/local/root.crt"
-            wait_until(authority.exists, "the authority")
-            trusted = ssl.create_default_context(cafile=authority)
-            with httpx.Client(verify=trusted, trust_env=False) as client:
-                wait_until(lambda: answers(client), "the certificate")
-                assert client.get("https://localhost/file/a.txt").text == "a file"
-                assert client.get("https://localhost/page").json()["scheme"] == "https"
-            assert running.end() == 0
-        finally:
-            running.kill()
+        running.wait_for_start()
+        assert running.url == "https://localhost", running.said
+        authority = home / ".local/share/caddy/pki/authorities/local/root.crt"
+        wait_until(authority.exists, "the authority")
+        trusted = ssl.create_default_context(cafile=authority)
+        with httpx.Client(verify=trusted, trust_env=False) as client:
+            wait_until(lambda: answers(client), "the certificate")
+            assert client.get("https://localhost/file/a.txt").text == "a file"
+            assert client.get("https://localhost/page").json()["scheme"] == "https"
+        assert running.end() == 0
 
 
 def answers(client: httpx.Client) -> bool:
