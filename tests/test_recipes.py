@@ -605,7 +605,8 @@ class TestUploads:
                 with socket.socket(socket.AF_UNIX) as connection:
                     connection.settimeout(20)
                     connection.connect(str(page.home / place))
-                    body = b"%x\r\n%b\r\n" % (100_000, bytes(100_000)) if chunked else bytes(100_000)
+                    # Its beginning, and no more: nginx answers 502 if it still writes when the app has hung up.
+                    body = b"5f5e100\r\n" * bool(chunked) + bytes(1000)
                     head = f"PUT {url} HTTP/1.1\r\nHost: x\r\n{chunked or 'Content-Length: 90000000'}\r\n\r\n"
                     connection.sendall(head.encode() + body)
                     assert connection.recv(100)[9:12] == b"401"
