@@ -46,6 +46,9 @@ def is_redirect(answer: Answer) -> bool:
     return True
 
 
+storing = AccelMiddleware(redirect(fallback=PlainTextResponse("fallback")), MAPPING)
+
+
 class PassOn(BaseHTTPMiddleware):
     async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
         return await call_next(request)

@@ -339,3 +339,16 @@ def test_first_commands(folder: Path, document: str) -> None:
         (shown,) = (block for block in blocks(document, "text") if block.startswith("http://127.0.0.1:8000"))
         for line in shown.splitlines()[1:]:
             wait_until(lambda line=line: line in running.said, line)  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("proxy", ["nginx", "caddy"])
+def test_object_storage(folder: Path, proxy: str) -> None:
+    """The command sets none up, so a redirect to it is a 404, as docs/run.md says. No signature is seen."""
+    need(proxy)
+    with Running(folder, "--proxy", proxy, "--verbose", app="test_fallback:storing") as running:
+        response = running.client.get("/")
+        running.end()
+    assert response.status_code == 404
+    assert "-> /bucket/a" in running.said
+    for seen in (running.said, response.text, str(response.headers)):
+        assert "signature" not in seen
