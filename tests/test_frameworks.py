@@ -45,6 +45,7 @@ def quart(file: Path) -> Any:
     from quart import Quart, Response, send_file
 
     app = Quart("tests")
+    app.config["SEND_FILE_MAX_AGE_DEFAULT"] = None  # else `Expires` is another one each second
 
     @app.get("/page")
     async def page() -> Response:
