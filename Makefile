@@ -103,7 +103,7 @@ lock: .venv/.installed
 	(echo "# Written by make lock."; grep '$(USERS)' .venv/lock.txt) >constraints/users.txt
 
 bench: nginx .venv/.installed .venv/.bench
-	@tools/install wrk=wrk puma=puma
+	@tools/install wrk=wrk puma=puma rackup=ruby-rack
 	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/throughput/run.py $(ONLY)
 
 .venv/.bench: .venv/.installed
