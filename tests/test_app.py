@@ -256,7 +256,7 @@ class TestCommand:
             ("Starlette()", "has no AccelMiddleware: add one, or give --mapping"),
             ("AccelMiddleware(Starlette(), trust_header=True)", "has no mapping="),
             ("AccelMiddleware(Starlette(), secret='x')", "has no mapping="),
-            (f"AccelMiddleware(Starlette(), {MAPPING}, sendfile_type='X-Sendfile')", "nothing to print"),
+            (f"AccelMiddleware(Starlette(), {MAPPING}, sendfile_type='X-Sendfile')", "see docs/proxies.md"),
             (f"AccelMiddleware(AccelMiddleware(Starlette(), {MAPPING}), {{'/b': '/b'}})", "differ"),
             (
                 f"AccelMiddleware(Router([Mount('/download', Starlette())]), {MAPPING})",

@@ -143,9 +143,7 @@ def told(app: Any, name: str, mapping: str | None, more_prefixes: Sequence[str] 
     if found is None:
         raise ValueError(f"the app {name!r} has no AccelMiddleware: add one, or give --mapping")
     if found.sendfile_type != "x-accel-redirect":
-        raise ValueError(
-            f"the app {name!r} is for Apache or lighttpd (X-Sendfile): nothing to print, see docs/proxies.md"
-        )
+        raise ValueError(f"the app {name!r} is for Apache or lighttpd, by X-Sendfile: see docs/proxies.md")
     if not found.mapping:
         raise ValueError(f"AccelMiddleware of {name!r} has no mapping= (but trust_header= or secret=): add --mapping")
     check_prefixes(app, [prefix for _, prefix in found.mapping], more_prefixes)

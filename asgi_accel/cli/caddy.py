@@ -57,8 +57,5 @@ def _handler(number: int, path: str, prefix: str) -> str:
 def _literal(what: str, value: str) -> str:
     """A value in a Caddyfile's backticks, in which only backticks and braces have a meaning."""
     if re.search("[\x00-\x1f\x7f`{}\ud800-\udfff]", value):
-        raise ValueError(
-            f"{what} holds a control character, a backtick, a brace or bytes that are no UTF-8: a Caddyfile has no way "
-            "to write them; rename it"
-        )
+        raise ValueError(f"{what} has a backtick, a brace, a control character or bytes that are not UTF-8: rename it")
     return f"`{value}`"

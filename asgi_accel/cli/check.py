@@ -13,6 +13,7 @@ from asgi_accel.cli.ask import Answer, CannotLook, OutOfTime, Site
 from asgi_accel.cli.causes import Look, location, who_sends_the_file
 from asgi_accel.cli.findings import Finding, say
 from asgi_accel.cli.nginx import BROUGHT_BACK
+from asgi_accel.cli.values import printable
 from asgi_accel.mapping import PathMap
 
 # What the app's answer and nginx's need not have in common: it is of the connection, of the sender, or of the body.
@@ -145,7 +146,7 @@ def run(given: argparse.Namespace) -> int:
         site = Site(given.url, given.header, given.timeout, given.ca)
         findings.extend(check(site, found.mapping))
     except (CannotLook, OutOfTime) as exc:
-        reason = f"asgi-accel check: {_printable(str(exc))}\n"
+        reason = f"asgi-accel check: {printable(str(exc))}\n"
     if not given.json:
         _write(findings)
     elif findings or not reason:
@@ -158,15 +159,10 @@ def _write(findings: list[Finding]) -> None:
     text = ""
     for finding in findings:
         mark = {True: "✓", False: "✗", None: "-"}[finding.ok]
-        text += f"{mark} {finding.name:26} {_printable(finding.seen)}\n"
-        text += "".join(f"      {_printable(line)}\n" for line in finding.advice.splitlines())
+        text += f"{mark} {finding.name:26} {printable(finding.seen)}\n"
+        text += "".join(f"      {printable(line)}\n" for line in finding.advice.splitlines())
     try:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:
         text = text.replace("✓", "+").replace("✗", "x").encode("ascii", "backslashreplace").decode()
     sys.stdout.write(text)
-
-
-def _printable(text: str) -> str:
-    """Text that cannot control the terminal, whatever a server sends."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -4,8 +4,6 @@ It is the app itself, or the app in an `AccelMiddleware`. It tells `run` the app
 where it runs.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import os

@@ -7,6 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
+from asgi_accel.cli.values import printable
 from asgi_accel.mapping import PathMap
 
 COLOURS = {"app": 33, "run": 36, "error": 31}  # the proxy's is green
@@ -63,8 +64,7 @@ class Lines:
         return shown
 
     def _line(self, who: str, text: str) -> str:
-        if not text.isprintable():
-            text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        text = printable(text)
         return f"\x1b[{COLOURS.get(who, 32)}m{who:5}\x1b[0m {text}\n" if self._coloured else f"{who:5} {text}\n"
 
     def say(self, who: str, text: str) -> None:

@@ -1,7 +1,5 @@
 """`asgi-accel nginx --storage`: internal locations for nginx that fetch from object storage."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ class Storage:
     path: str
 
     @classmethod
-    def parse(cls, text: str) -> Storage:
+    def parse(cls, text: str) -> "Storage":
         """Read ``/bucket/=https://storage.example/archives/``.
 
         Raises:
@@ -33,9 +31,7 @@ class Storage:
             r"(/[^=]*?)/*=(https?)://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?((?:/[\w.~-]+)*)/*", text, re.ASCII
         )
         if match is None or match[1] == "/":
-            raise ValueError(
-                f"the storage {text!r} must be a prefix and a URL, such as /bucket/=https://storage.example/archives/"
-            )
+            raise ValueError(f"the storage {text!r} must be a prefix and a URL, such as /bucket/=https://s3.example/")
         PathMap({"/": match[1]})  # asks the same of a prefix
         return cls(f"{match[1]}/", match[2], match[3], match[4] or "", f"{match[5]}/")
 

@@ -10,6 +10,11 @@ TEMPLATES = Path(__file__).with_name("templates")
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
+def printable(text: str) -> str:
+    """Text that cannot control the terminal, whatever somebody sends."""
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
 def fill(template: str, **values: str) -> str:
     """A template with its values, for names in angle brackets. A name that has a line to itself stands for lines."""
     text = (TEMPLATES / template).read_text()
@@ -40,10 +45,8 @@ def checked_pairs(mapping: PathMap) -> list[tuple[str, str]]:
 def checked_upstream(upstream: str) -> str:
     match = re.fullmatch(r"unix:/[^:]*|(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?", upstream)
     if match is None or not 0 < int(match[1] or 80) < 65536 or len(os.fsencode(upstream)) > 112:  # of sockaddr_un
-        raise ValueError(
-            f"the upstream {upstream!r} must be a host and a port, such as 127.0.0.1:8000, or a unix socket's absolute "
-            "path of up to 107 bytes with no colon, such as /run/app.sock"
-        )
+        about = "be a host and a port (127.0.0.1:8000), or unix: and a path of up to 107 bytes without a colon"
+        raise ValueError(f"the upstream {upstream!r} must {about}")
     return upstream
 
 
@@ -57,9 +60,7 @@ def plain(what: str, value: str) -> str:
 def quoted(what: str, value: str, *, variables: bool = True) -> str:
     """A value in nginx's quotes. If nginx puts variables in, a dollar sign cannot be written."""
     if CONTROL.search(value) or (variables and "$" in value):
-        raise ValueError(
-            f"{what} holds a control character or a dollar sign, which nginx's configuration cannot have: rename it"
-        )
+        raise ValueError(f"{what} has a control character or a dollar sign, which nginx cannot have there: rename it")
     text = '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
     if len(os.fsencode(text)) > 4096:  # NGX_CONF_BUFFER
         raise ValueError(f"{what} is longer than the 4096 bytes that nginx takes for one value")
