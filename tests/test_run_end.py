@@ -69,10 +69,11 @@ def main_process(running: Running, name: str) -> int:
 
 
 @pytest.mark.parametrize("server", SERVERS)
-def test_sigterm(folder: Path, proxy: str, server: str) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_end_in_progress(folder: Path, proxy: str, number: signal.Signals, server: str) -> None:
     """Nothing new is accepted, a download in progress is finished, and the exit status is 0."""
     with Running(folder, "--proxy", proxy, *SERVERS[server]) as running, download(running) as connection:
-        running.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(number)
         wait_until(lambda: refused(running), "nothing new is accepted")
         assert size_of_rest(connection) > SIZE - 1000
         assert running.wait() == 0

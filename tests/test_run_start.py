@@ -55,6 +55,12 @@ def ended() -> Iterator[None]:
         running.kill()
 
 
+@pytest.fixture(params=["nginx", "caddy"])
+def proxy(request: pytest.FixtureRequest) -> str:
+    need(request.param)
+    return str(request.param)
+
+
 def as_root(*options: str) -> tuple[str, ...]:
     """What makes root somebody else."""
     need_nginx()
@@ -91,10 +97,11 @@ class TestApps:
     """Each app that cannot run says why, and no proxy starts."""
 
     @pytest.mark.parametrize("server", SERVERS)
-    def test_import_fails(self, folder: Path, tmp_path: Path, server: str) -> None:
+    def test_import_fails(self, folder: Path, tmp_path: Path, proxy: str, server: str) -> None:
         """Its traceback is what one sees, once, with two workers, too."""
         (tmp_path / "broken.py").write_text("import os\n1 / 0\n")
-        said = failed(Running(folder, *SERVERS[server], app="broken:app", PYTHONPATH=str(tmp_path)))
+        options = ("--proxy", proxy, *SERVERS[server])
+        said = failed(Running(folder, *options, app="broken:app", PYTHONPATH=str(tmp_path)))
         assert said.count("Traceback (most recent call last)") == said.count("\nZeroDivisionError: division") == 1
         assert "error the app 'broken:app' cannot be imported" in said
 
@@ -113,15 +120,18 @@ class TestApps:
         said = failed(Running(folder, "--mapping", f"{files}/=/static/", app="run_app:plain"))
         assert "the prefix '/static' is also the app's route '/static'" in said
 
-    def test_never_starts(self, folder: Path) -> None:
-        said = failed(Running(folder, "--timeout", "3", "--mapping", "/mnt/a/=/a/", app="run_app:never"))
+    @pytest.mark.parametrize("server", SERVERS)
+    def test_never_starts(self, folder: Path, proxy: str, server: str) -> None:
+        options = ("--proxy", proxy, "--timeout", "3", "--mapping", "/mnt/a/=/a/", *SERVERS[server])
+        said = failed(Running(folder, *options, app="run_app:never"))
         assert "error run_app:never has not started within 3 seconds: --timeout gives it more" in said
 
-    def test_starts_slowly(self, folder: Path, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("server", SERVERS)
+    def test_starts_slowly(self, folder: Path, tmp_path: Path, proxy: str, server: str) -> None:
         """Nobody is let in before the app can answer."""
-        need_nginx()
         port = free_port()
-        running = Running(folder, "--port", str(port), app="run_app:late", GO_ON=str(tmp_path / "go"))
+        options = ("--proxy", proxy, "--port", str(port), *SERVERS[server])
+        running = Running(folder, *options, app="run_app:late", GO_ON=str(tmp_path / "go"))
         running.start()
         wait_until(lambda: list(running.temporary.glob("*/answer")), "the import of the app")
         assert not taken(port)
@@ -157,7 +167,6 @@ class TestArguments:
         assert main(["run", "run_app:site", *arguments]) == 2
         return capsys.readouterr().err
 
-    @pytest.mark.parametrize("proxy", ["nginx", "caddy"])
     def test_port_is_taken(self, capsys: pytest.CaptureFixture[str], proxy: str) -> None:
         """Caddy would share it with whoever has it, if that one lets it."""
         with socket.socket() as taken:
@@ -269,10 +278,8 @@ class TestPlaces:
             running.client.get("/encoded")
             wait_until(lambda: "is left to the app" in running.said, "the reason")
 
-    @pytest.mark.parametrize("proxy", ["nginx", "caddy"])
     def test_secret(self, folder: Path, files: Path, tmp_path: Path, proxy: str) -> None:
         """The proxy has the secret of an app that has one, which nobody else can read, and no line shows."""
-        need(proxy)
         app = APP.format(files=str(files)).replace('"/download"}', '"/download"}, secret="wonderland"')
         (tmp_path / "secretive.py").write_text(app)
         path = os.pathsep.join([str(tmp_path), str(TESTS.parent)])
