@@ -26,15 +26,16 @@ from stage import check_limits
 RESULTS = Path(__file__).parent.parent / "faults.md"
 INTRODUCTION = """# When something goes wrong: what was measured
 
-Written by `make faults` on {date}. [The promises](../docs/reliability.md) are the short form of it.
+Written by `make faults` on {date}. [When something goes wrong](../docs/reliability.md) is the short form.
 
 - **the middleware**: `AccelMiddleware` around the app; nginx offers to send the files.
 - **FileResponse alone**: no middleware, and nginx as it is by default. It writes up to 1 GiB of each response to
-  temporary files if the app is faster than the client. That frees the app early, and costs disk.
-- **FileResponse alone, no disk**: the same with `proxy_max_temp_file_size 0`.
+  temporary files if the app is faster than the client. The app is free early, but the files need disk.
+- **FileResponse alone, proxy_max_temp_file_size 0**: the same without temporary files. nginx takes from the app only as
+  fast as the client reads.
 
 nginx {nginx} (one worker), uvicorn {uvicorn} (one process), Starlette {starlette}, Python {python}, on {machine}. All
-talk over unix sockets. Seconds and megabytes differ from run to run; zeros and hundreds do not.
+use unix sockets. Seconds and megabytes differ from run to run; zeros and hundreds do not.
 """
 
 

@@ -122,7 +122,7 @@ def _figures(size: int, served: int, before: list[Usage], during: list[Usage]) -
 
 
 def sigkill() -> Table:
-    """The app is killed when 100 clients have the first bytes of 64 MiB each; then they read on."""
+    """The app is killed when 100 clients have the first bytes of 64 MiB each. Then they read on."""
     table = Table(["sent by", "downloads", "whole", "average MiB received"])
     for way in (ACCEL, DISKLESS, PLAIN):
         with Stage() as stage:
@@ -141,7 +141,7 @@ def sigkill() -> Table:
 
 
 def sigterm() -> Table:
-    """The app is told to end, as for a new version, while 100 clients read slowly; then they read on."""
+    """The app is told to end, as for a new version, while 100 clients read slowly. Then they read on."""
     table = Table(["sent by", "downloads", "the app has ended", "whole"])
     for way in (ACCEL, DISKLESS):
         with Stage() as stage:
@@ -238,7 +238,7 @@ def _outcome(stage: Stage, way: Way, name: str, moment: str, old: bytes, new: by
 
 
 def deleted_afterwards() -> Table:
-    """Each download is of a file of its own, which a background task deletes when the app has responded."""
+    """Each download has its own file, which a background task deletes when the app has responded."""
     count = 10_000
     table = Table(["the task is", "clients at once", "downloads", "lost"])
     for kind in ("function", "coroutine"):
@@ -303,13 +303,13 @@ def _state_afterwards(stage: Stage, before: dict[str, int]) -> tuple[dict[str, i
 
 
 def hostile_headers() -> Table:
-    """Ten thousand requests with headers of random bytes, forged mappings, bad ranges, doubled and overlong ones."""
+    """Ten thousand requests: random bytes, forged mappings, bad ranges, headers that come twice or are too long."""
     requests = 10_000
     choose = random.Random(SEED)
     with Stage() as stage:
         content = stage.write("file", CONTENT[:1000])
         hostile = Hostile(choose, str(stage.files), str(stage.folder / "vault"))
-        table = Table(["to", "requests", "by status", "redirects that clients see", "files from outside of the map"])
+        table = Table(["to", "requests", "by status", "redirects that clients see", "files from outside the mapping"])
         for server, name in (
             ("offers", "nginx that offers"),
             ("silent", "nginx that offers nothing"),

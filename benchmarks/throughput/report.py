@@ -121,7 +121,7 @@ From the command to the app's first answer (medians of 7, taking turns):
 
 {run_starts(command["start"])}
 
-Memory after these loads, of everything that runs besides the app. What processes share is divided among them (PSS):
+Memory after these loads, of everything but the app. Memory that processes share is divided among them (PSS):
 
 {run_memory(command["memory"])}
 
@@ -130,10 +130,10 @@ Memory after these loads, of everything that runs besides the app. What processe
 {stamped(answering, *OF_PEERS, "wrk")}
 
 {answering["how"]}
-The clients' own CPU time was at most {limited:.0%} of a core, and {most:.0%} if they took all that they got.
+The clients' own CPU time was at most {limited:.0%} of a core, and {most:.0%} without a limit.
 
-uvicorn alone sends at most {answering["alone"] / 1e6:,.0f} MB/s here. The rates are: none, one that it can hold, one
-that it cannot, and no limit. A CPU of 100% is one of {answering["cores"]} cores.
+In a first try, uvicorn alone sent {answering["alone"] / 1e6:,.0f} MB/s. So the clients ask for nothing, for less than
+that, for more, and without a limit. 100% of CPU is one of {answering["cores"]} cores.
 
 {answers(answering)}
 
@@ -143,14 +143,14 @@ that it cannot, and no limit. A CPU of 100% is one of {answering["cores"]} cores
 
 {stamped(process, *OF_PEERS, *SERVERS)} {process["how"]}
 
-Microseconds that a middleware adds to a response that is no file, and that as a share of what Starlette's
-`TrustedHostMiddleware` adds.
+Microseconds that a middleware adds to a response that is not a file. In brackets: how many times that of Starlette's
+`TrustedHostMiddleware` it is.
 {least_note}
 
 {in_process(process["added"])}
 
 Microseconds that a `FileResponse` with `stat_result` takes through Starlette's router, if nginx offers to send it. Here
-"the least" puts the path into a header, whatever it is. `AccelMiddleware` keeps the file open until the app is done,
+"the least" puts the path into a header, without a check. `AccelMiddleware` keeps the file open until the app is done,
 for `hold` seconds at most. With `hold=0` it does not open it:
 
 {compared(process["files"])}
@@ -174,26 +174,27 @@ Microseconds that `PathMap.uri` takes:
 
 # What the figures above say. Read it again after each measurement.
 table_note = """\
-The app's CPU time is that of its processes alone, without nginx; the memory is the most they held. "The least" is a
-middleware that puts a file's path into the header, and does nothing else that `AccelMiddleware` does."""
+The columns "of ..." say how many times the rate of that row it is. The app's CPU time and memory are those of its own
+processes, without nginx. The CPU time is in microseconds (us) for each request, and the memory is the most that they
+held. "The least" is a middleware that puts a file's path into the header, and does nothing else."""
 
 what_it_shows = """\
 `FileResponse` looks at the file in another thread. That is more than a third of the app's time for such a request, and
 `stat_result=` avoids it. `AccelMiddleware` takes longer than "the least" mostly because it keeps the file open until
-the app is done: a background task may delete the file before nginx opens it ([measured](faults.md)). Puma looks at the
-file without another thread, and `AccelRedirectResponse` does not look at it at all."""
+the app is done: a background task may delete the file before nginx opens it ([measured](faults.md)). Puma, which runs
+Rack, looks at the file without another thread. `AccelRedirectResponse` does not look at it at all."""
 
 least_note = """\
 "The least" looks for one header of the request and one of the response. `AccelMiddleware` looks for all that matter,
-and takes their names in any case."""
+in upper and lower case."""
 
 answers_show = """\
 What this shows:
 
 - **uvicorn alone still answers.** It handles a small request between two pieces of a file. But the downloads take a
-  whole core, and beyond that the clients do not get what they ask for.
-- **Behind nginx the clients get it**, and the app's core is free for other work. That is the gain.
+  whole core, and that core is the limit: the clients get no more than it can send.
+- **Behind nginx the clients get all that they ask for**, and the app's core is free for other work. That is the gain.
 - **nginx is no better for the small route.** Its median is about the same in each row, and the slowest answers are as
-  slow as those of uvicorn alone, or a little slower. If clients take all that they can get, they, nginx and the app
-  compete for the processor; `limit_rate` helps then. Over a real network few clients are that fast.
+  slow as those of uvicorn alone, or a little slower. Without a limit, the clients, nginx and the app compete for the
+  processor. nginx's `limit_rate` helps then. Over a real network few clients are that fast.
 - **Caddy uses more CPU per byte** than nginx. The route is slower behind it, and much slower without a limit."""

@@ -108,7 +108,7 @@ def run_memory(memory: dict[str, dict[str, int]]) -> str:
 def answers(part: dict[str, Any]) -> str:
     rows = []
     for row in part["rows"]:
-        asked = {None: "nothing", 0: "all that they get"}.get(row["asked"]) or f"{row['asked'] / 1e6:,.0f} MB/s"
+        asked = {None: "nothing", 0: "no limit"}.get(row["asked"]) or f"{row['asked'] / 1e6:,.0f} MB/s"
         spent = [
             f"{row['processor'][who]:.0%}" if row["name"] != ALONE_NAME or who == "app" else ""
             for who in ("app", "proxy")
