@@ -218,7 +218,7 @@ class TestSites:
             ("other prefix", "nginx has no location for /download/", 'location ^~ "/download/" { internal; alias'),
             ("another server", "404: nginx answers itself, without asking", "default_server"),
             ("inner location", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
-            ("inner location", "the app: 200", "forgets those of the levels above"),
+            ("inner location", "the app: 200", "inherits none from the levels above"),
             ("no offer", "the app: 200", "nginx sets no X-Accel-Mapping for this URL"),
             ("swapped", "the app: 200", "two sides are swapped"),
             ("wrong alias", "404: the app", "alias"),

@@ -174,7 +174,7 @@ class TestAnswers:
 
         with serving(answer) as url:
             assert main(["check", url]) == 0
-        assert "- ranges                     cannot be told: GET / of 127.0.0.1" in capsys.readouterr().out
+        assert "- ranges                     cannot tell: GET / of 127.0.0.1" in capsys.readouterr().out
 
     def test_busy(self, capsys: pytest.CaptureFixture[str]) -> None:
         """A site that has no time for a request says nothing of its locations."""
