@@ -282,7 +282,7 @@ class TestKubernetes:
         pod = yaml_file("site.yaml")[0]["spec"]
         app, nginx = pod["containers"]
         (port,) = nginx["ports"]
-        assert f"Your Service leads to port {port['containerPort']}." in (TESTS.parent / PAGE).read_text()
+        assert f"Point your Service to port {port['containerPort']}." in (TESTS.parent / PAGE).read_text()
         assert nginx["readinessProbe"]["httpGet"]["port"] == port["containerPort"]
         assert f"--listen {port['containerPort']} " in blocks(PAGE, "sh")[1]
         options = uvicorn_options(app["command"])
