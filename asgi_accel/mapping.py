@@ -25,7 +25,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # One value of the header is either free of everything that the syntax uses, or an RFC 9110 quoted-string (5.6.4).
 _PLAIN = r'[^\x00-\x20\x7f",=]+'
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
-SYNTAX = 'give /directory/=/prefix/, and "quotes" around a value with a comma, an equals sign, a quote or a blank'
+SYNTAX = 'give /directory/=/prefix/, and "quotes" around a value with a comma, an equals sign, a quote or a space'
 _PAIR = re.compile(rf"[ \t]*({_PLAIN}|{_QUOTED})[ \t]*=[ \t]*({_PLAIN}|{_QUOTED})[ \t]*(,|\Z)", re.DOTALL)
 
 # Names that Windows opens as something else than the file of that name: devices, streams, and names that it shortens.
@@ -118,27 +118,27 @@ class _Heads(dict[bytes, bytes | None]):
 class PathMap:
     """Pairs of a directory, as the app sees it, and the URI prefix of the proxy's internal location for it.
 
-    Both sides of a pair mean the same with and without a trailing slash. A pair covers whole path components, case
-    counts, and nothing is a regular expression. The longest matching directory wins, whatever the order (in Rack and
-    Symfony the first one does). A file is covered only if its URI leads back to it: if two directories share a prefix,
-    or one's prefix lies within another's, nginx would look for the file elsewhere.
+    A slash at the end of either side makes no difference. ``/mnt/a`` covers ``/mnt/a/b``, but not ``/mnt/ab`` or
+    ``/mnt/A/b``. There are no patterns. If several directories match, the longest wins, whatever the order (in Rack and
+    Symfony, the first wins). A file is covered only if its URI leads back to it: if two directories share a prefix, or
+    one prefix is within another, nginx could send another file.
 
     On Windows a directory has a drive, ``C:\\files``. The case of the drive's letter does not count.
 
     Args:
-        pairs: A mapping of directories (`str` or `PathLike`, absolute) to URI prefixes (plain text, not
+        pairs: A dict of directories (`str` or `PathLike`, absolute) and their URI prefixes (plain text, not
             percent-encoded), or any iterable of such pairs. An empty one covers nothing.
 
     Raises:
-        ValueError: A directory that is not absolute or has a ``..`` component; a URI prefix that does not start with
-            one ``/``, or has a ``..`` component, ``?``, ``#`` or a control character; the same directory twice.
+        ValueError: A directory is not absolute, has a ``..`` component, or is there twice. Or a URI prefix does not
+            start with one ``/``, or has a ``..`` component, ``?``, ``#`` or a control character.
     """
 
     __slots__ = ("_directories", "_named", "_pairs", "_prefixes")
 
     def __init__(self, pairs: Pairs = ()) -> None:
-        if isinstance(pairs, str):
-            raise ValueError(f"{pairs!r} is one text, not pairs: give it to PathMap.parse()")
+        if isinstance(pairs, str | os.PathLike):
+            raise ValueError(f"{pairs!r} is not pairs: give {{'/mnt/storage': '/download'}}, or text to PathMap.parse()")
         self._pairs: dict[bytes, bytes] = {}
         for pair in pairs.items() if isinstance(pairs, Mapping) else pairs:
             try:
@@ -182,8 +182,8 @@ class PathMap:
         """Read the syntax of the `X-Accel-Mapping` header: ``/mnt/a/=/a/, "/mnt/b,c/"=/b/``.
 
         Args:
-            text: Pairs with commas between them. A value with a comma, an equals sign, a quote, a blank or a control
-                character is an RFC 9110 quoted-string (section 5.6.4). An empty text is an empty map.
+            text: Pairs with commas between them. A value with a comma, an equals sign, a quote, a space or a control
+                character needs quotes (an RFC 9110 quoted-string, section 5.6.4). An empty text is an empty map.
 
         Raises:
             ValueError: The text is malformed, or one of its pairs is bad.
@@ -196,7 +196,7 @@ class PathMap:
         A path with a ``..`` component is not covered: with symlinks, ``..`` cannot be resolved as text.
 
         Args:
-            path: The file's path; a relative one is taken from the working directory.
+            path: The file's path. A relative path starts at the working directory.
         """
         try:
             raw = os.fsencode(path)
@@ -210,10 +210,10 @@ class PathMap:
         return None if uri is None or self._directories.replace(uri) != raw else percent_encode(uri)
 
     def path(self, uri: str) -> str | None:
-        """Return the path of the file behind a percent-encoded internal URI, or None if no pair covers it.
+        """Return the path of the file that a percent-encoded internal URI leads to, or None if no pair covers it.
 
         Args:
-            uri: The URI as in `X-Accel-Redirect`; a query after ``?`` is not part of the file's name.
+            uri: The URI as in `X-Accel-Redirect`. A query after ``?`` is ignored.
         """
         raw = decode_uri(uri)
         path = None if raw is None or raw.endswith(b"/") else self._directories.replace(raw)

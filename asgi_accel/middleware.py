@@ -16,29 +16,31 @@ App = Callable[[Any, Any, Any], Awaitable[Any]]  # of any framework: their types
 
 
 class AccelMiddleware:
-    """Hand files to the proxy if it offers to send them, or send them if there is none.
+    """Let the proxy send files if it offers to, else let the app send them.
 
-    With `mapping` alone, files under the pairs that both the app's map and the request's `X-Accel-Mapping` header list
-    are redirected: the app says what it allows, the proxy what it offers.
+    The proxy's offer is the request's `X-Accel-Mapping` header. With `mapping` alone, a file becomes a redirect if a
+    pair that covers it is in both `mapping` and the header.
 
-    Put it next to the routes, as the first ``add_middleware`` line: other middlewares may not know
+    Make this the first ``add_middleware`` line, so that it is next to the routes: other middleware may not know
     ``http.response.pathsend``.
 
     Args:
         app: The ASGI app. Files that it sends by the ``http.response.pathsend`` extension (`FileResponse`,
             `StaticFiles`) become redirects.
-        mapping: Directories of the app and URI prefixes of the proxy's internal locations: a `PathMap`, what makes one,
-            or a text in the header's syntax.
-        always: Redirect every file under `mapping`, whatever the request says: for an app that only the proxy reaches.
-        trust_header: Believe the request's `X-Accel-Mapping` whoever sent it. Use it only if the proxy sets the header
-            on every route to the app, since otherwise a client picks the internal location (CVE-2025-61780).
-        secret: Believe the header only if `X-Accel-Secret` equals this. With `mapping`, both have to be right.
-        sendfile_type: The header that the proxy takes: ``X-Accel-Redirect`` (nginx, Caddy), or ``X-Sendfile`` (Apache
-            with mod_xsendfile, lighttpd). With the latter, the right side of `mapping` is the directory as the proxy
-            sees it.
-        hold: Seconds that a redirect waits for the app to finish, at most: a background task may delete the file before
-            nginx opens it. The wait opens the file and looks at it, in the event loop. With 0 the redirect goes out at
-            once, and the middleware opens no file. Your files must then outlive the response.
+        mapping: Directories of the app, each with the URI prefix of the proxy's internal location for it: a dict such
+            as ``{"/mnt/storage": "/download"}``, a list of pairs, a `PathMap`, or the text that `PathMap.parse` reads.
+        always: Redirect every file under `mapping`, whatever the request says. Use it only if nobody but the proxy can
+            reach the app.
+        trust_header: Believe the `X-Accel-Mapping` header, whoever sent it. Use it only if the proxy sets the header on
+            every route to the app. Otherwise a client chooses which file the proxy sends (CVE-2025-61780).
+        secret: Believe the header only if the `X-Accel-Secret` header equals this. With `mapping`, the header must also
+            have a pair of `mapping`.
+        sendfile_type: The header that your proxy reads: ``X-Accel-Redirect`` (nginx, Caddy), or ``X-Sendfile`` (Apache
+            with mod_xsendfile, lighttpd). With ``X-Sendfile``, the right side of `mapping` is the directory as the
+            proxy sees it.
+        hold: How many seconds a redirect waits, at most, until the app is done, because a background task may delete
+            the file. The wait opens the file in the event loop. With 0 there is no wait, and the middleware opens no
+            file: use it if no task deletes your files.
 
     Raises:
         ValueError: An argument is missing, contradicts another one, or has a bad value.

@@ -32,7 +32,7 @@ REDIRECT = b"x-accel-redirect"
 SENDFILE = b"x-sendfile"
 NEEDS = {REDIRECT: (log.NGINX_NEEDS, log.NGINX_NEEDS_SECRET), SENDFILE: (log.OTHERS_NEED, log.OTHERS_NEED_SECRET)}
 NO_MAPPING = "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/download'}, secret= or trust_header=True"
-UNFIT = "secret= is empty, or has blanks around it or a control character: give it as in the proxy's X-Accel-Secret"
+UNFIT = "secret= is empty, or has spaces around it or a control character: give it as in the proxy's X-Accel-Secret"
 Headers = list[tuple[bytes, bytes]]
 Names = dict[bytes, bytes]  # of headers that matter, with their values
 IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered for this request
@@ -51,10 +51,10 @@ _nothing = partial(Offered, PathMap(), False, ())  # and the reason
 
 
 def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
-    """What the proxy in front of this request offers to send, if an `AccelMiddleware` is around the app.
+    """What the proxy offers to send for this request. The app needs an `AccelMiddleware`.
 
-    Use it for a response that is no `AccelRedirectResponse`: the manifest of nginx's mod_zip if there is a proxy,
-    Python's own ZIP if there is none. Caches have to know: give such a response ``Cache-Control: private``, or
+    Use it to choose between two responses: for instance, a list of files for nginx's mod_zip if there is a proxy, or a
+    ZIP from Python if there is none. Because of caches, give such a response ``Cache-Control: private``, or
     ``Vary: X-Accel-Mapping``.
 
     Args:
@@ -62,7 +62,7 @@ def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
 
     Returns:
         The `PathMap` of what is offered, or None if nothing is offered. With ``sendfile_type="X-Sendfile"`` it is
-        always None, since such a proxy knows no internal URIs.
+        always None, because such a proxy has no internal locations.
     """
     entry = request_or_scope.get(IN_SCOPE)
     return None if entry is None else entry.mapping
@@ -84,9 +84,9 @@ class Offer:
         if mapping is None and not trust and secret is None:
             raise ValueError(NO_MAPPING)
         if always and (mapping is None or trust or secret is not None):
-            raise ValueError("always=True looks at no header: give it with mapping=, without secret= and trust_header=")
+            raise ValueError("always=True ignores headers: give it with mapping=, without secret= and trust_header=")
         if trust and (mapping is not None or secret is not None):
-            raise ValueError("trust_header=True believes anyone, and mapping= or secret= do not: give one of them")
+            raise ValueError("trust_header=True believes everyone, mapping= and secret= do not: give one of them")
         if trust and self.sendfile_type == SENDFILE:
             raise ValueError("trust_header=True and X-Sendfile let a client name any file: give mapping= or secret=")
         if secret is not None and (not secret or secret != secret.strip() or not secret.isprintable()):
@@ -126,7 +126,7 @@ class Offer:
         if SECRET in headers:
             self.hide_secret(scope)
         if found.reason:
-            logger.debug("nothing is offered to send %.200r: %s", scope["path"], found.reason)
+            logger.debug("no proxy offers to send the files of %.200r: %s", scope["path"], found.reason)
             if proxied := PROXIED & headers.keys():  # empty once the warning has been given
                 self._watched = WATCHED
                 self._warn_proxy(min(proxied), headers, found.reason)
@@ -169,29 +169,29 @@ class Offer:
         """What a request's headers offer."""
         value = headers.get(MAPPING)
         if value is None:
-            return _nothing("it has no X-Accel-Mapping header")
+            return _nothing("the request has no X-Accel-Mapping header")
         for name in repeated:
             if name in (MAPPING, SECRET, SENDFILE_TYPE):
-                return _nothing(f"its {name.decode()} header was sent more than once")
+                return _nothing(f"the request has more than one {name.decode()} header")
         kind = headers.get(SENDFILE_TYPE)
         if kind is not None and kind.lower() != self.sendfile_type:
-            return _nothing(f"its X-Sendfile-Type header is {kind[:200]!r}, not {self.sendfile_type.decode()}")
+            return _nothing(f"the X-Sendfile-Type header is {kind[:200]!r}, not {self.sendfile_type.decode()}")
         if self.secret is not None and not hmac.compare_digest(headers.get(SECRET, b""), self.secret):
-            return _nothing("its X-Accel-Secret header is missing or wrong")
-        return self._read(value) if len(value) <= LONGEST else _nothing("its X-Accel-Mapping header is over 8 KiB long")
+            return _nothing("the request's X-Accel-Secret header is missing or wrong")
+        return self._read(value) if len(value) <= LONGEST else _nothing("the X-Accel-Mapping header is over 8 KiB long")
 
     def _read_mapping(self, value: bytes) -> Offered:
         try:
             pairs = list(islice(read_pairs(os.fsdecode(value)), MOST_PAIRS + 1))
             if len(pairs) > MOST_PAIRS:
-                return _nothing(f"its X-Accel-Mapping header has more than {MOST_PAIRS} pairs")
+                return _nothing(f"the X-Accel-Mapping header has more than {MOST_PAIRS} pairs")
             named = PathMap(pairs)
         except ValueError as exc:
-            return _nothing(f"its X-Accel-Mapping header is bad: {exc!s:.400}")
+            return _nothing(f"the X-Accel-Mapping header is bad: {exc!s:.400}")
         mapping = self.mapping & named if self._limited else named
         if mapping:
             prefixes = tuple(f"{prefix}/" for _, prefix in mapping if prefix != "/")
             return Offered(mapping, self.secret is None, prefixes)
         if not {(prefix, directory) for directory, prefix in named}.isdisjoint(self.mapping):
             self.warn(log.SWAPPED, value, str(self.mapping))
-        return _nothing(f"its X-Accel-Mapping header, {value[:200]!r}, lists no pair that is also in mapping=")
+        return _nothing(f"the X-Accel-Mapping header, {value[:200]!r}, lists no pair that is also in mapping=")

@@ -52,10 +52,10 @@ class Handover:
         kind, hold = self._offer.sendfile_type, self._offer.hold
         try:
             if self._scope["method"] != "GET" and not FOR_GET.isdisjoint(self._headers):
-                raise LeftToApp("nginx, which turns every method into GET, would apply its range or condition")
+                raise LeftToApp("nginx would treat the request as a GET, and apply its Range or condition")
             goal = target(kind, self._offered.mapping, path, self._start["status"], headers, names)
         except LeftToApp as reason:
-            logger.debug("%.200r is left to the app: %s", path, reason)
+            logger.debug("the app sends %.200r itself: %s", path, reason)
             return await self._leave(path, names)
         logger.debug("%.200r is redirected to %.200r", path, goal)
         redirect = self._redirect(headers, goal)
@@ -83,7 +83,7 @@ class Handover:
         file, status = self._file, self._file.stat_result
         try:
             if not file.is_there():
-                logger.debug("%.200r is gone, now that the app is done: the app sends it", file.path)
+                logger.debug("the app sends %.200r itself: the file is gone, now that the app is done", file.path)
                 scope = {**self._scope, "extensions": {}}
                 return await send_file(file, status, self._start, scope, self._receive, self._send)
         finally:
@@ -160,13 +160,13 @@ class Redirecting(Handover):
         elif is_body and start["status"] == 500:
             self._held = [start, message]  # an error page, perhaps because a response was lost
         elif is_head:  # It has no path. The ETag of its GET will be nginx's.
-            logger.debug("the HEAD of %.200r is answered by the app", self._scope["path"])
+            logger.debug("the app answers the HEAD of %.200r itself", self._scope["path"])
             if kind == REDIRECT and headers:
                 start = {**start, "headers": [header for header in headers if header[0] != b"etag"]}
             await send_all(self._send, start, message)
         elif is_whole and start["status"] != 304 and self._is_longer(names, len(message.get("body", b""))):
             # A middleware has dropped the file's path, and ended a response that has no body then.
-            logger.debug("the body of %.200r has been lost", self._scope["path"])
+            logger.debug("another middleware lost the body of %.200r", self._scope["path"])
             self._longer = True
         else:  # a part of a file, or not a file: an error page, for example
             self.stage = PASSING

@@ -23,36 +23,35 @@ _VISIBLE = re.compile(r"[\x21-\x7e]*")
 
 
 class AccelRedirectResponse(Response):
-    """Let the proxy send the file behind an internal location, with its own ranges and validators.
+    """A redirect that tells the proxy which file to send. It has headers only.
 
-    The headers are those of nginx's
-    [proxy module](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_ignore_headers). Behind
-    `AccelMiddleware` the same response is answered with the file itself where there is no proxy.
+    It sets nginx's
+    [``X-Accel-*`` headers](https://nginx.org/en/docs/http/ngx_http_proxy_module.html#proxy_ignore_headers). If no proxy
+    offers to send files, `AccelMiddleware` sends the file itself.
 
     Args:
-        path: The path within the internal location as plain text, not percent-encoded: ``/download/100% done?.pdf``. A
-            named location, ``@s3``, is taken as it is. With `mapping`, the path of a file.
-        status_code: Only 200: nginx answers with a status of its own and would drop any other.
-        headers: More headers. nginx keeps `Set-Cookie`, `Cache-Control`, `Expires` and those that this class sets, and
-            drops others unless the internal location brings them back with ``add_header``.
-        media_type: Guessed from `filename` or `path` if not given, else ``application/octet-stream``. An empty one,
-            ``""``, sends no `Content-Type`, so that nginx's `types` decide in the internal location.
+        path: The path in the internal location, as plain text, not percent-encoded: ``/download/100% done?.pdf``. Or a
+            named location of nginx, such as ``@s3``. With `mapping`, the path of a file.
+        status_code: Must be 200. nginx would drop any other status, and set its own.
+        headers: More headers. nginx keeps `Set-Cookie`, `Cache-Control`, `Expires` and those that this class sets. It
+            drops all others, unless the internal location brings them back with ``add_header``.
+        media_type: The default is guessed from `filename` or `path`, else ``application/octet-stream``. With ``""``
+            there is no `Content-Type`, and nginx's `types` decide.
         background: A task to run after the response. It must not delete the file: nginx may not have opened it yet.
-        filename: The name to save the file under, for `Content-Disposition` (RFC 6266).
+        filename: The name under which browsers save the file (`Content-Disposition`, RFC 6266).
         content_disposition_type: ``attachment`` or ``inline``.
         mapping: The `PathMap` that turns `path` into the internal URI.
-        query: What follows ``?`` in the internal URI: encoded text, or a mapping or pairs to encode. A name may have
-            several values, as in `Request.query_params`.
-        buffering: `X-Accel-Buffering`. nginx applies it to the app's own response, not to what an internal
-            location fetches from elsewhere (see `expires`).
+        query: What follows ``?`` in the internal URI: text that is already encoded, or a dict or pairs to encode. A
+            name may have several values, as in `Request.query_params`.
+        buffering: `X-Accel-Buffering`. It has no effect on what nginx sends from an internal location.
         limit_rate: Bytes per second to the client, 0 for no limit (`X-Accel-Limit-Rate`).
-        expires: How long a proxy's own cache may keep the response, in seconds from now or as a moment in time; the
-            browser's is `Cache-Control` (`X-Accel-Expires`). nginx never caches a redirect, and what an internal
-            location fetches is kept as that says: the location can read this as ``$upstream_http_x_accel_expires``.
-        charset: The character set of the text, one that the proxy's ``charset`` directives know (`X-Accel-Charset`).
-        fallback: An ASGI app, such as another `Response`, that answers in place of the redirect if `AccelMiddleware` is
-            around the app and no proxy offers anything. Use it if the app has no file: for an object in a storage, a
-            redirect to its presigned URL; for a thumbnail that nginx makes, the original.
+        expires: How long a proxy's cache may keep the response, in seconds from now or as a `datetime`
+            (`X-Accel-Expires`). nginx never caches a redirect. If an internal location fetches the file and caches it,
+            it can read this as ``$upstream_http_x_accel_expires``. For browsers, use `Cache-Control`.
+        charset: The character set of the text. nginx must know it from a ``charset`` directive (`X-Accel-Charset`).
+        fallback: A `Response`, or another ASGI app, that answers instead if no proxy offers anything. It needs
+            `AccelMiddleware`. Use it if your app does not have the file. For an object in a storage, give a redirect
+            to its presigned URL. For a thumbnail that nginx makes, give the original.
 
     Raises:
         ValueError: nginx would refuse or ignore one of the values, or `mapping` does not cover the file.
@@ -134,9 +133,9 @@ def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
         try:
             raw = os.fsencode(path)
         except UnicodeEncodeError as exc:
-            raise ValueError(f"{path!r} is no text that can be encoded: {exc}") from exc
+            raise ValueError(f"{path!r} cannot be encoded: {exc}") from exc
         if not raw.startswith(b"/") or is_unsafe(raw):
-            raise ValueError(f"{path!r}: nginx takes a path that starts with '/' (or '@'), without '..' and NUL")
+            raise ValueError(f"{path!r}: give a path that starts with '/' (or '@'), without '..' and NUL")
         uri = percent_encode(raw)
     if query is None:
         return uri
@@ -152,9 +151,9 @@ def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
 def content_disposition(filename: str, type: str = "attachment") -> str:  # noqa: A002 (the word of RFC 6266)
     """The value of `Content-Disposition` (RFC 6266) that gives a file its name.
 
-    It has an ASCII ``filename=`` for old clients, and ``filename*=`` (RFC 8187) if that differs. What could end the
-    quoted text (CVE-2022-36359, and the same in django-sendfile2 before 0.7.0) is replaced, not escaped, since not all
-    clients read escapes; so is ``%``, since some browsers decode it.
+    It has an ASCII ``filename=`` for old clients, and ``filename*=`` (RFC 8187) if the name has other characters.
+    Quotes, backslashes and ``%`` become ``_`` in the ASCII name. They could end the quoted text (CVE-2022-36359, and
+    the same in django-sendfile2 before 0.7.0), and not all clients read escapes; some browsers decode ``%``.
 
     Args:
         filename: The name, any text.

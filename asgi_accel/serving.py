@@ -49,7 +49,7 @@ class Serving:
     def _path_of(self, uri: str) -> str | None:
         path = self._offer.mapping.path(uri)
         shown = uri.partition("?")[0]  # a query may be a signature
-        logger.debug("nothing is offered to send the redirect to %.200r: it stands for the file %.200r", shown, path)
+        logger.debug("no proxy offers to send the redirect to %.200r: the app looks for the file %.200r", shown, path)
         if path is None:
             is_bad = decode_uri(uri) is None and not uri.startswith("@")  # that is a named location
             self._offer.warn(MALFORMED if is_bad else NO_PAIR, shown)

@@ -47,7 +47,7 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
     if b"content-encoding" in names:
         raise LeftToApp("nginx would drop its Content-Encoding")
     if (uri := offered.uri(path)) is None:
-        raise LeftToApp("no pair that is offered covers it")
+        raise LeftToApp(f"the proxy's offer, {str(offered)[:200]!r}, does not cover it")
     size = len(uri) + sum([len(name) + len(value) + 4 for name, value in headers])
     if len(uri) > LONGEST_URI or size > LONGEST_HEADERS:
         raise LeftToApp(f"its URI, {len(uri)} bytes, or all its headers, {size} bytes, could be too long for nginx")

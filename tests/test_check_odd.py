@@ -329,7 +329,7 @@ class TestURLs:
         """A URL that cannot be asked is named, and controls no terminal."""
         assert main(["check", url]) == 2
         error = capsys.readouterr().err
-        assert "is not a URL that can be asked" in error
+        assert "is not a usable URL" in error
         assert "\x1b" not in error
         assert error.count("\n") == 1
 

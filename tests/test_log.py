@@ -77,7 +77,7 @@ class TestNoOffer:
         await ask(AccelMiddleware(PAGE, MAPPING), FORWARDED, THRUSTER, header(MAPPING))
         (message,) = warnings(caplog)
         assert "Thruster" not in message
-        assert "its X-Sendfile-Type header is b'X-Sendfile', not x-accel-redirect" in message
+        assert "the X-Sendfile-Type header is b'X-Sendfile', not x-accel-redirect" in message
 
     async def test_thruster_itself(self, caplog: pytest.LogCaptureFixture) -> None:
         """What the line says to do helps."""
@@ -128,7 +128,7 @@ class TestNoLocation:
         for name in ("a.txt", "b.txt\r\nERROR forged"):
             await ask(app, header(MAPPING), PASSWORD, path=f"/download/{name}")
         (message,) = warnings(caplog)
-        assert message.startswith("the proxy asks the app for '/download/a.txt', under a prefix that it offers")
+        assert message.startswith("the proxy asks the app for '/download/a.txt', under a prefix of its X-Accel-Mapping")
         assert "no location for that prefix" in message
         assert "asgi-accel nginx" in message
 

@@ -534,10 +534,10 @@ class TestLog:
             (lambda file: FileResponse(file), True, "is redirected to"),
             (lambda file: FileResponse(file, status_code=404), True, "its status, 404"),
             (lambda file: FileResponse(file, headers={"Content-Encoding": "br"}), True, "Content-Encoding"),
-            (lambda file: FileResponse(__file__), True, "no pair that is offered covers it"),
+            (lambda file: FileResponse(__file__), True, "/=/files/', does not cover it"),
             (lambda file: FileResponse(file, filename="x" * 4000), True, "too long for nginx"),
-            (lambda file: FileResponse(file), False, "it has no X-Accel-Mapping header"),
-            (lambda file: AccelRedirectResponse("/files/a.txt"), False, "stands for the file"),
+            (lambda file: FileResponse(file), False, "the request has no X-Accel-Mapping header"),
+            (lambda file: AccelRedirectResponse("/files/a.txt"), False, "looks for the file"),
             (lambda file: AccelRedirectResponse("/files/none"), False, "there is no file"),
         ],
     )

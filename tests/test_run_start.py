@@ -181,10 +181,10 @@ class TestArguments:
         """The app is told its place by `{app}`, which stands for more than its name."""
         for command in (["granian", "{app}"], ["granian", "--uds", "{socket}", "run_app:site"]):
             said = self.refused(capsys, "--", *command)
-            assert f"{command} must have {{socket}}, where it listens, and {{app}}, not run_app:site" in said
+            assert f"{command} needs {{socket}}, to listen on, and {{app}} in place of run_app:site" in said
 
     def test_domain_by_nginx(self, capsys: pytest.CaptureFixture[str]) -> None:
-        assert "--domain, which is Caddy's" in self.refused(capsys, "--proxy", "nginx", "--domain", "a.example")
+        assert "leave out --domain (Caddy's)" in self.refused(capsys, "--proxy", "nginx", "--domain", "a.example")
 
     def test_no_nginx(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.which", lambda *_, **__: None)
@@ -276,7 +276,7 @@ class TestPlaces:
             assert running.client.get("/file/a.txt").text == "a file"
             wait_until(lambda: "GET /file/a.txt -> /download/a.txt" in running.said, "the line")
             running.client.get("/encoded")
-            wait_until(lambda: "is left to the app" in running.said, "the reason")
+            wait_until(lambda: "itself: nginx would drop" in running.said, "the reason")
 
     def test_secret(self, folder: Path, files: Path, tmp_path: Path, proxy: str) -> None:
         """The proxy has the secret of an app that has one, which nobody else can read, and no line shows."""

@@ -145,6 +145,6 @@ def told(app: Any, name: str, mapping: str | None, more_prefixes: Sequence[str] 
     if found.sendfile_type != "x-accel-redirect":
         raise ValueError(f"the app {name!r} is for Apache or lighttpd, by X-Sendfile: see docs/proxies.md")
     if not found.mapping:
-        raise ValueError(f"AccelMiddleware of {name!r} has no mapping= (but trust_header= or secret=): add --mapping")
+        raise ValueError(f"the AccelMiddleware of {name!r} has no mapping=: add it there, or give --mapping")
     check_prefixes(app, [prefix for _, prefix in found.mapping], more_prefixes)
     return found

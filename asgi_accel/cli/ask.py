@@ -121,13 +121,13 @@ class Site:
                 response.headers = None  # type: ignore[assignment]  # so that it begins again
                 response.begin()
             if response.status in (429, 503):  # which says nothing of the file
-                raise ConnectionError(f"{response.status}: it has had too many requests, or is closed for now")
+                raise ConnectionError(f"{response.status}: it got too many requests, or is closed for now")
             found = {name.lower(): " ".join(response.getheader(name, "").split()) for name in response.headers}
             return Answer(response.status, found, response.read(65536))
         except (OSError, http.client.HTTPException, ValueError) as exc:
             if time.monotonic() >= self.deadline:
                 raise OutOfTime(advise("no time", host=self.connection.host, seconds=f"{self.timeout:g}")) from None
-            what = f"this is no HTTP: {exc}" if type(exc) is http.client.BadStatusLine else str(exc)
+            what = f"the answer is not HTTP: {exc}" if type(exc) is http.client.BadStatusLine else str(exc)
             if isinstance(exc, ssl.SSLCertVerificationError):
                 what = advise("bad certificate", error=exc.verify_message)
             raise CannotLook(f"{method} {target} of {self.connection.host}: {what[:300]}") from exc

@@ -100,7 +100,7 @@ def _stop(group: Group, proxy: str, grace: int, lines: Lines) -> None:
     group.tell(proxy, QUITS[proxy])
     # By then all that it has accepted is with the app, which finishes it, and closes its websockets.
     if not group.wait(lambda: proxy not in group.running.values(), 0.5):
-        lines.say("run", f"what is in progress has {grace} seconds to finish; Ctrl-C ends it at once")
+        lines.say("run", f"running requests have {grace} seconds to finish; Ctrl-C ends them at once")
     group.tell("the app", signal.SIGTERM)
     group.wait(lambda: not group.running, grace)
 
@@ -111,7 +111,7 @@ def _proxy(wanted: str | None, domain: str | None, path: str) -> tuple[str, str]
     if nginx and wanted != "caddy" and not domain:
         return "nginx", nginx
     if wanted == "nginx":
-        raise ValueError("--proxy nginx: there is none (apt-get install nginx-light), or --domain, which is Caddy's")
+        raise ValueError("--proxy nginx: install it (apt-get install nginx-light), or leave out --domain (Caddy's)")
     if caddy is None:
         raise ValueError("there is neither nginx nor Caddy: pip install 'asgi-accel[run]'")
     return "caddy", caddy
@@ -122,7 +122,7 @@ def _command(given: argparse.Namespace) -> list[str]:
     uvicorn = [sys.executable, *UVICORN.split(), str(given.timeout_graceful_shutdown)]
     command = [*(given.server or uvicorn), *["--reload"] * given.reload]
     if not all(name in " ".join(command) for name in ("{app}", "{socket}")):
-        raise ValueError(f"the command {command} must have {{socket}}, where it listens, and {{app}}, not {given.app}")
+        raise ValueError(f"the command {command} needs {{socket}}, to listen on, and {{app}} in place of {given.app}")
     return command
 
 
@@ -133,7 +133,7 @@ def _begin(given: argparse.Namespace, proxy: str, binary: str, lines: Lines) -> 
         raise ValueError(f"Caddy {version} ({binary}) is older than 2.8: pip install 'asgi-accel[run]' has a newer one")
     lines.say("run", f"{given.app} behind {f'{proxy} {version}'.strip()} ({binary}); Ctrl-C ends it")
     if os.geteuid() == 0:
-        lines.say("run", "the app and the proxy run as root, like this command: any other user will do")
+        lines.say("run", "the app and the proxy run as root, like this command, which needs no root")
     if given.domain not in (None, "localhost"):
         lines.say("run", f"{given.domain} must lead here (DNS), and ports 80 and 443 must be open to the internet")
 

@@ -36,7 +36,7 @@ def checked_pairs(mapping: PathMap) -> list[tuple[str, str]]:
         if not path.startswith("/"):
             raise ValueError(f"the directory {path!r} has a drive, so it covers nothing: give it from the root")
         if prefix == "/":
-            raise ValueError("the prefix / is where the proxy asks the app: give the files one like /download/")
+            raise ValueError("the prefix / is the whole site: give the files a prefix of their own, such as /download/")
         if prefixes.count(prefix) > 1:
             raise ValueError(f"two directories have the prefix {prefix!r}: the proxy needs one for each")
     return pairs
@@ -53,7 +53,7 @@ def checked_upstream(upstream: str) -> str:
 def plain(what: str, value: str) -> str:
     """An unquoted value in nginx's configuration. It may have blanks."""
     if not value.strip() or re.search(r"[;{}$#\"'\\]", value) or CONTROL.search(value):
-        raise ValueError(f"{what} {value!r} has a character that nginx's directive cannot have")
+        raise ValueError(f"{what} {value!r} has a character that nginx does not allow there")
     return value
 
 
@@ -75,5 +75,5 @@ def location_prefix(prefix: str) -> str:
 
 def header_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9-]+", name):
-        raise ValueError(f"the header {name!r} is none that nginx can name: letters, digits and -")
+        raise ValueError(f"nginx cannot name the header {name!r}: give one with letters, digits and - alone")
     return name
