@@ -138,7 +138,7 @@ class PathMap:
 
     def __init__(self, pairs: Pairs = ()) -> None:
         if isinstance(pairs, str | os.PathLike):
-            raise ValueError(f"{pairs!r} is not pairs: give {{'/mnt/storage': '/download'}}, or text to PathMap.parse()")
+            raise ValueError(f"{pairs!r} is not pairs: give {{'/mnt/a': '/a'}}, or text to PathMap.parse()")
         self._pairs: dict[bytes, bytes] = {}
         for pair in pairs.items() if isinstance(pairs, Mapping) else pairs:
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import re
 import runpy
 import shlex
@@ -117,6 +118,7 @@ class TestDocuments:
         monkeypatch.setitem(sys.modules, page.__name__, page)
         for block in blocks(document, "python"):
             exec(compile(block.replace("/mnt/", f"{tmp_path}/mnt/"), f"<{document}>", "exec"), vars(page))
+        logging.getLogger("asgi_accel").setLevel(logging.NOTSET)  # docs/troubleshooting.md has it say all
 
     def test_commands(self, document: str) -> None:
         """Each command is one that there is."""

@@ -319,6 +319,7 @@ class TestMistakes:
             (["/a=/x"], "'/a=/x' is not a pair"),
             ({1: "/x"}, "1='/x' is not a pair"),
             ("/a=/x", r"PathMap\.parse"),
+            (PurePosixPath("/a"), r"'/a'\) is not pairs: give \{'/mnt/a': '/a'\}, "),
         ],
     )
     def test_bad_pair(self, pairs: Any, words: str) -> None:

@@ -103,7 +103,7 @@ def test_second_ctrl_c(folder: Path, proxy: str, server: str) -> None:
     options = ("--proxy", proxy, "--timeout-graceful-shutdown", "600", *SERVERS[server])
     with Running(folder, *options) as running, download(running) as rest:
         running.process.send_signal(signal.SIGINT)
-        wait_until(lambda: "in progress has 600 seconds" in running.said, "one is told")
+        wait_until(lambda: "running requests have 600 seconds" in running.said, "one is told")
         assert running.end(signal.SIGINT) == 130
         assert size_of_rest(rest) < SIZE - 1000
 
