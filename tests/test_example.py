@@ -513,7 +513,7 @@ class TestWithoutNginxBeside:
 
     def test_it_is_told_which(self, demo: Demo) -> None:
         """Both addresses are printed, and each page says which it is."""
-        for address, words in ((demo.address, "You came by nginx"), (demo.app_address, "You came to the app itself")):
+        for address, words in ((demo.address, "through nginx"), (demo.app_address, "straight to the app")):
             assert f"  {address} " in demo.said
             with demo.client(ALICE, address) as client:
                 assert words in client.get("/").text

@@ -26,7 +26,7 @@ from stage import check_limits
 RESULTS = Path(__file__).parent.parent / "faults.md"
 INTRODUCTION = """# When something goes wrong: what was measured
 
-Written by `make faults` on {date}. [When something goes wrong](../docs/reliability.md) is the short form.
+Written by `make faults` on {date}. [Reliability](../docs/reliability.md) is the short form.
 
 - **the middleware**: `AccelMiddleware` around the app; nginx offers to send the files.
 - **FileResponse alone**: no middleware, and nginx as it is by default. It writes up to 1 GiB of each response to
