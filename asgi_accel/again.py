@@ -1,7 +1,7 @@
-"""Asking again: if a response was lost on its way, the app is called a second time, without pathsend.
+"""Asking again: if another middleware lost a response, the app is called a second time, without pathsend.
 
 A middleware between the route and `AccelMiddleware` may not know pathsend. It drops the message, or adds to bytes that
-never come. Then nothing has gone out yet, and the client gets what it would get without `AccelMiddleware`.
+never come. Then nothing has gone out yet, and the client gets the same as without `AccelMiddleware`.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ def may_ask_again(scope: Scope) -> bool:
 
 
 async def client_is_there(receive: Receive) -> bool:
-    """Whether the client still waits. If it has gone, an app that gives up sends nothing either, and is right.
+    """Whether the client is still there. If it is gone, an app may give up and send nothing, and is right.
 
     It looks twice: if the app has not read the request's body, that comes first. The first look waits, since Granian
     needs a moment for the body, and reports that the client has gone if nobody waits for it.

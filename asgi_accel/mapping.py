@@ -16,19 +16,19 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 StrPath = str | os.PathLike[str]
 Pairs = Mapping[Any, str] | Iterable[tuple[StrPath, str]]  # a Mapping's keys are invariant: `StrPath` would refuse Path
 
-# What a path may hold unescaped: RFC 3986 section 3.3, `pchar` and `/`. The unreserved characters are not listed,
-# since `quote` never escapes them.
+# Characters that a path may have unescaped: RFC 3986 section 3.3, `pchar` and `/`. The unreserved ones are not listed:
+# `quote` never escapes them.
 _PATH_CHARACTERS = "/:@!$&'()*+,;="
 _BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
-# One value of the header is either free of everything that the syntax uses, or an RFC 9110 quoted-string (5.6.4).
+# A value of the header has no character that the syntax uses, or is an RFC 9110 quoted-string (5.6.4).
 _PLAIN = r'[^\x00-\x20\x7f",=]+'
 _QUOTED = r'"(?:[^"\\]|\\.)*"'
 SYNTAX = 'give /directory/=/prefix/, and "quotes" around a value with a comma, an equals sign, a quote or a space'
 _PAIR = re.compile(rf"[ \t]*({_PLAIN}|{_QUOTED})[ \t]*=[ \t]*({_PLAIN}|{_QUOTED})[ \t]*(,|\Z)", re.DOTALL)
 
-# Names that Windows opens as something else than the file of that name: devices, streams, and names that it shortens.
+# Names for which Windows opens something else than a file of that name: devices, streams, names that it shortens.
 # https://learn.microsoft.com/windows/win32/fileio/naming-a-file
 _ODD = rb"[^/]*[\x00-\x1f\"*:<>?|\\][^/]*|[^/]*[. ]|"
 _ODD += rb"(con|prn|aux|nul|con(in|out)\$|(com|lpt)(\d|\xc2[\xb9\xb2\xb3])) *(\.[^/]*)?"

@@ -69,10 +69,10 @@ def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
 
 
 class Offer:
-    """The terms on which a request's `X-Accel-Mapping` is believed; `Offer.of` applies them to a request.
+    """When to believe a request's `X-Accel-Mapping`; `Offer.of` decides for a request.
 
-    A client can send these headers as well as a proxy can, and has (CVE-2025-61780, CVE-2026-34830, CVE-2026-7381). So
-    a header counts only for pairs that the app has too, or with the secret, or if the app says that it trusts all.
+    A client can send these headers, too (CVE-2025-61780, CVE-2026-34830, CVE-2026-7381). So a header counts only for
+    pairs that the app also has, or with the secret, or if the app says that it trusts everyone.
     """
 
     def __init__(
@@ -95,12 +95,11 @@ class Offer:
         self.hold = hold  # seconds that a redirect waits for the app, at most
         self.secret: bytes | None = None if secret is None else secret.encode()
         self._said: set[str] = set()
-        # How the targets of the app's redirects begin, if they lead to files.
+        # The URIs of the app's redirects to files begin with one of these.
         self.targets: tuple[bytes, ...] = tuple(f"{percent_encode(os.fsencode(p))}/".encode() for _, p in self.mapping)
         self._always = Offered(self.mapping) if always else None
         self._limited = mapping is not None
-        # What a header means is worked out once for each value. A client that sends many values pushes others out of
-        # the cache, but cannot make it grow.
+        # An LRU cache of 16 headers, so that each is read once. A client that sends many cannot make it grow.
         self._read = lru_cache(maxsize=16)(self._read_mapping)
         self._watched = WATCHED | PROXIED  # without PROXIED once the warning has been given
 

@@ -28,8 +28,8 @@ ZEROCOPYSEND = "http.response.zerocopysend"  # some file senders prefer it, and 
 class Extensions(dict[str, Any]):
     """The app's extensions while a proxy offers to send files, with pathsend among them, as ``{}``.
 
-    ``in`` and ``get`` are the question. Code that copies or changes the dict is no file sender: it is a middleware that
-    makes other extensions for one, or a logger. The copy is a plain dict.
+    ``in`` and ``get`` are the question. Code that copies or changes the dict is not a file sender: it may be a logger,
+    or a middleware that makes other extensions for one. The copy is a plain dict.
     """
 
     __slots__ = ("_has_range", "_hidden", "_ranges", "_scope", "asked", "known", "open", "server")

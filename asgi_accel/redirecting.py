@@ -21,15 +21,16 @@ from asgi_accel.target import FROM_THE_FILE, LeftToApp, add_vary, target
 from asgi_accel.wait import OpenFile, Timer
 
 START = "http.response.start"
-# How far a response is. WATCHING: it has not started. HOLDING: a file sender has started it, and the next message tells
-# what it sends. PASSING: it goes out as the app sends it. TAKEN: it is answered here, and further messages are dropped.
+# The stages of a response. WATCHING: it has not started. HOLDING: a file sender has started it, and the next message
+# tells what it sends. PASSING: it goes out as the app sends it. TAKEN: it is answered here, and later messages are
+# dropped.
 WATCHING, HOLDING, PASSING, TAKEN = range(4)
 
 
 class Handover:
     """One request whose proxy offers to send files, and the ways to answer it with a file."""
 
-    # Set if the app sends a file. Most responses are none, so these are not in `__init__`, which each request pays for.
+    # Set if the app sends a file. Most responses are not files, so `__init__`, which each request pays for, has none.
     _start: Message  # of the file's response, as the app made it
     _held: Sequence[Message] = ()  # what waits until the app is done: a redirect, or an error page, which is a list
     _file: OpenFile  # of a redirect that waits

@@ -84,7 +84,7 @@ class AccelRedirectResponse(Response):
             self.charset: str = _token("charset", charset)
         text = os.fspath(path)
         if media_type is None:
-            # By the last component alone: `guess_type` takes URLs, so a name could be read as one, `data:text/html,x`.
+            # Only the last component: `guess_type` also reads URLs, and a name could look like one, `data:text/html,x`.
             media_type = guess_type("/" + (filename or text).rpartition("/")[2])[0] or "application/octet-stream"
         super().__init__(None, status_code, headers, media_type or None, background)
         own = {b"content-length": "0", b"x-accel-redirect": _target(text, mapping, query)}
@@ -100,7 +100,7 @@ class AccelRedirectResponse(Response):
             own[b"x-accel-expires"] = _moment(expires)
         if charset is not None:
             own[b"x-accel-charset"] = charset
-        # In one go: `self.headers[...] = ...`, one by one, takes as long as the rest of a response.
+        # All at once: `self.headers[...] = ...` for each would take as long as the rest of a response.
         given = [header for header in self.raw_headers if header[0] not in own and header[0] != b"accept-ranges"]
         self.raw_headers[:] = given + [(name, value.encode("latin-1")) for name, value in own.items()]
 
@@ -125,7 +125,7 @@ def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
             raise ValueError(f"{path!r} is not covered by {mapping!r}; give a file in one of its directories")
     elif path.startswith("@"):
         if not _VISIBLE.fullmatch(path) or len(path) == 1:
-            raise ValueError(f"{path!r}: a named location is '@' and its name, with no blanks or control characters")
+            raise ValueError(f"{path!r}: a named location is '@' and its name, with no spaces or control characters")
         if query is not None:
             raise ValueError(f"query={query!r}: a named location, {path!r}, takes no query; give a path instead")
         return path
@@ -144,7 +144,7 @@ def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
         pairs = query.multi_items() if hasattr(query, "multi_items") else query
         query = urlencode(list(pairs.items() if isinstance(pairs, Mapping) else pairs), doseq=True)
     if not _VISIBLE.fullmatch(query):
-        raise ValueError(f"query={query!r} has blanks, control or non-ASCII characters; encode it, or give a dict")
+        raise ValueError(f"query={query!r} has spaces, control or non-ASCII characters; encode it, or give a dict")
     return f"{uri}?{query}"
 
 

@@ -1,4 +1,4 @@
-"""The app sends files itself: those that its redirects stand for if no proxy offers to, and those that are left to it.
+"""The app sends files itself: those of its redirects if there is no offer, and those that the proxy must not send.
 
 Ranges are `FileResponse`'s own.
 """

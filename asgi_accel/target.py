@@ -1,6 +1,6 @@
-"""Where a file goes: the header that makes the proxy send it, or the reason why the app has to.
+"""Where a file goes: the header that makes the proxy send it, or the reason why the app must send it.
 
-Here is what nginx, Apache and lighttpd do with such headers. Nothing is sent here.
+This module knows what nginx, Apache and lighttpd do with such headers. It sends nothing.
 """
 
 import re
@@ -12,15 +12,15 @@ from asgi_accel.offer import REDIRECT, SENDFILE, Headers, Names
 VARY = b"X-Accel-Mapping"
 LONGEST_URI = 2048  # bytes
 # nginx answers 502 if the response's headers don't fit in `proxy_buffer_size`, 4 KiB by default. What the server and
-# nginx's parser need besides the app's own headers is less than the difference.
+# nginx's parser need beyond the app's own headers is less than the difference.
 LONGEST_HEADERS = 3800
-# What the proxy sets itself, by the header that it takes. nginx makes `ETag` and `Last-Modified` from the file, Apache
-# and lighttpd use the app's. The client would get `Accept-Ranges` twice.
+# The app's headers that the proxy replaces. nginx makes `ETag` and `Last-Modified` from the file, Apache and lighttpd
+# use the app's. The client would get `Accept-Ranges` twice.
 FROM_THE_FILE: dict[bytes, frozenset[bytes]] = {
     REDIRECT: frozenset((b"content-length", b"accept-ranges", b"etag", b"last-modified", REDIRECT)),
     SENDFILE: frozenset((b"content-length", b"accept-ranges", SENDFILE, REDIRECT)),
 }
-# Apache takes X-Sendfile unchanged, without blanks at its end. lighttpd percent-decodes it, and takes only UTF-8.
+# Apache takes X-Sendfile unchanged, without spaces at its end. lighttpd percent-decodes it, and takes only UTF-8.
 PLAIN = re.compile(r"[^\x00-\x1f\x7f%]*[^\x00-\x20\x7f%]")
 
 

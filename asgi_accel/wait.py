@@ -4,8 +4,8 @@ What an app does after its response, such as a background task, can delete the f
 redirect goes out when the app is done. If the file is gone by then, the app sends it from the open file.
 `redirecting.py` decides which redirects wait.
 
-Opening a file and looking at it happens in the event loop: a thread would cost more than all the rest of a redirect. On
-a network mount that hangs, the loop hangs with it; ``hold=0`` opens nothing.
+The file is opened in the event loop: a thread would cost more than all the rest of a redirect. If a network mount
+hangs, the loop hangs, too. ``hold=0`` opens nothing.
 """
 
 import asyncio

@@ -16,13 +16,13 @@ from asgi_accel.cli.nginx import BROUGHT_BACK
 from asgi_accel.cli.values import printable
 from asgi_accel.mapping import PathMap
 
-# What the app's answer and nginx's need not have in common: it is of the connection, of the sender, or of the body.
+# Headers that may differ between the app's answer and nginx's: they are of the connection, the sender or the body.
 OF_THE_SENDER = re.compile(
     "accept-ranges|content-encoding|content-length|date|etag|last-modified|server|age|alt-svc|connection|keep-alive"
     "|strict-transport-security|transfer-encoding|vary|via|(x-)?cache-?.*|x-varnish|x-served-by|x-timer|cf-.*"
     "|nel|report-to|server-timing"
 )
-# What apps set on all their answers alike, so that a refusal tells it, too.
+# Headers that apps set on all their answers, so that a refusal shows them, too.
 OF_THE_SITE = {name.lower() for name in BROUGHT_BACK} - {"content-language", "link", "repr-digest", "sourcemap"}
 
 
@@ -31,7 +31,7 @@ def check(site: Site, mapping: PathMap) -> Iterator[Finding]:
 
     Args:
         site: The URL of the file, on the proxy, and how to ask for it.
-        mapping: The map that the app uses, if the internal locations shall be looked at, too; else an empty one.
+        mapping: The app's mapping, to check the internal locations, too. If it is empty, they are not checked.
 
     Raises:
         CannotLook: The site does not answer.

@@ -1,4 +1,4 @@
-"""The app, as the server that `asgi-accel run` starts is told to import it.
+"""The app that the server of `asgi-accel run` imports.
 
 It is the app itself, or the app in an `AccelMiddleware`. It tells `run` the app's mapping: so the app is imported once,
 where it runs.

@@ -1,4 +1,4 @@
-"""What one sees of the requests: a line for each, which says who has sent the body, and a sum at the end."""
+"""What `asgi-accel run` prints of the requests: a line for each, which says who sent the body, and a sum at the end."""
 
 import json
 import os
@@ -26,7 +26,7 @@ class Lines:
     def follow(self, name: Path, mapping: PathMap) -> int:
         """Print what the proxy writes into a pipe, and return the end to write to.
 
-        It has a name, since nginx opens its log anew, which somebody else's standard output does not allow.
+        It has a name, since nginx opens its log again, which somebody else's standard output does not allow.
         """
         self.mapping = mapping
         os.mkfifo(name)

@@ -51,7 +51,7 @@ def checked_upstream(upstream: str) -> str:
 
 
 def plain(what: str, value: str) -> str:
-    """An unquoted value in nginx's configuration. It may have blanks."""
+    """An unquoted value in nginx's configuration. It may have spaces."""
     if not value.strip() or re.search(r"[;{}$#\"'\\]", value) or CONTROL.search(value):
         raise ValueError(f"{what} {value!r} has a character that nginx does not allow there")
     return value
