@@ -166,7 +166,7 @@ def content_disposition(filename: str, type: str = "attachment") -> str:  # noqa
     value = f'{_token("content_disposition_type", type)}; filename="{fallback}"'
     if fallback == filename:
         return value
-    name = re.sub("[\ud800-\udfff]", "\ufffd", filename)  # bytes that are no UTF-8 have no place in RFC 8187
+    name = re.sub("[\ud800-\udfff]", "\ufffd", filename)  # RFC 8187 has no place for bytes that are not UTF-8
     return f"{value}; filename*=UTF-8''{quote(name, safe='!#$&+^`|')}"
 
 

@@ -461,7 +461,7 @@ class TestCommand:
         with pytest.raises(SystemExit) as stopped:
             main(["check", "http://127.0.0.1/", "--header", header])
         assert stopped.value.code == 2
-        assert "is no header" in capsys.readouterr().err
+        assert "is not a header" in capsys.readouterr().err
 
     def test_header(self, capsys: pytest.CaptureFixture[str]) -> None:
         """The headers that are given are sent with each request."""

@@ -127,13 +127,13 @@ def _internal_locations(look: Look) -> Iterator[Finding]:
 def header(text: str) -> tuple[str, str]:
     name, colon, value = text.partition(":")
     if not colon or not re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", name) or not value.isprintable():
-        raise argparse.ArgumentTypeError(f"{text!r} is no header: give one like 'Cookie: session=...'")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a header: give one like 'Cookie: session=...'")
     return name, value.strip()
 
 
 def seconds(text: str) -> float:
     if not re.fullmatch(r"[0-9]{0,5}\.?[0-9]+", text) or not 0 < float(text) <= 86400:
-        raise argparse.ArgumentTypeError(f"{text!r} is no time limit: give seconds, such as 30")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time limit: give seconds, such as 30")
     return float(text)
 
 
