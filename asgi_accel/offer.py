@@ -62,7 +62,7 @@ def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
 
     Returns:
         The `PathMap` of what is offered, or None if nothing is offered. With ``sendfile_type="X-Sendfile"`` it is
-        always None, because such a proxy has no internal locations.
+            always None, because such a proxy has no internal locations.
     """
     entry = request_or_scope.get(IN_SCOPE)
     return None if entry is None else entry.mapping
