@@ -40,7 +40,6 @@ async def ask_again(app: ASGIApp, scope: Scope, first: dict[str, Any], receive: 
         return empty.pop() if empty else await receive()
 
     scope.clear()
-    scope.update(first)
-    scope["extensions"] = dict(scope.get("extensions") or {})
-    scope["extensions"].pop(PATHSEND, None)
+    extensions = first.get("extensions") or {}
+    scope.update(first, extensions={name: extensions[name] for name in extensions if name != PATHSEND})
     await app(scope, receive_again, send)

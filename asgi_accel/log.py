@@ -24,4 +24,5 @@ PATH_AS_URI = "a redirect goes to %.200r, which is a path, not a URI: give Accel
 OWNER_ONLY = "a redirect goes to %.200r, which only its owner may read (user %d, mode %04o). Clients get a 403 if the "
 OWNER_ONLY += "proxy is another user: run its workers as the owner, or let their group read it, os.chmod(path, 0o640)"
 LOST = "the file response to %.200r was lost or changed by a middleware between the route and AccelMiddleware that "
-LOST += "does not know http.response.pathsend. Make AccelMiddleware the first app.add_middleware() line. %s"
+LOST += "does not know http.response.pathsend. Make AccelMiddleware the first app.add_middleware() line. "
+LOST += "The app %s asked again."

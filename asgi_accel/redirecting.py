@@ -195,10 +195,11 @@ class Redirecting(Handover):
         if self._is_lost(error) and await client_is_there(self._receive):
             may = may_ask_again(self._first)
             if not self._refused:
-                what = "The app is asked again." if may else "The app cannot be asked again."
-                self._offer.warn(LOST, self._scope["path"], what, level=logging.ERROR)
+                self._offer.warn(LOST, self._scope["path"], "is" if may else "cannot be", level=logging.ERROR)
             if may:
-                await ask_again(app, self._scope, self._first, self._receive, self._send)
+                self.view.take_back()
+                self.stage = WATCHING
+                await ask_again(app, self._scope, self._first, self._receive, self.send)
                 return True
         timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed
         earlier = None if timer is None else timer.error

@@ -28,7 +28,7 @@ from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from test_nginx import url
 
-from asgi_accel import AccelMiddleware, PathMap
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 
 pytestmark = pytest.mark.anyio
 
@@ -263,6 +263,13 @@ class TestRefused:
         assert len(calls) == 2
         assert not errors(caplog)
 
+    @pytest.mark.parametrize("status", [400, 416])
+    async def test_status_of_its_own(self, file: Path, mapping: PathMap, offer: Header, status: int) -> None:
+        """A file with such a status is no refusal: it goes out, whatever range was asked for."""
+        counted = Counted(FileResponse(file, status_code=status))
+        answer = await ask(AccelMiddleware(counted, mapping), offer, RANGE)
+        assert (answer.status, answer.body, counted.calls) == (status, TEXT, 1)
+
     async def test_get_with_a_body(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """A GET with a body is refused all the same."""
         counted = Counted(FileResponse(file, headers={"Content-Encoding": "x"}))
@@ -419,6 +426,22 @@ class TestNever:
         with pytest.raises(RuntimeError, match="as intended"):
             await ask(AccelMiddleware(counted, mapping), offer, answer=answer)
         assert (answer.status, answer.body, counted.calls) == (500, b"sorry", 1)
+
+    @pytest.mark.parametrize("status", [499, 501, 503])
+    async def test_no_other_status_is_held(self, mapping: PathMap, offer: Header, status: int) -> None:
+        """No other page waits for the app's end."""
+        seen: list[int] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+            seen.append(len(answer.messages))
+            await send({"type": "http.response.body"})
+
+        answer = Answer()
+        await ask(AccelMiddleware(app, mapping), offer, answer=answer)
+        assert (seen, answer.status) == ([2], status)
 
     async def test_more_than_a_path(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """What an app sends after a file is dropped, as servers drop it."""
@@ -578,8 +601,9 @@ class TestSecondCall:
             await app(scope, receive, send)
 
         extensions: dict[str, Any] = {"http.response.trailers": {}, "http.response.zerocopysend": {}}
-        answer = await ask(AccelMiddleware(noting, mapping), offer, path="/a/b/c/d", extensions=extensions)
+        answer = await ask(AccelMiddleware(noting, mapping), offer, RANGE, path="/a/b/c/d", extensions=extensions)
         assert answer.body == b"without"
+        assert answer.scope["headers"].count(RANGE) == 1  # after the second call, too
         first, second = seen
         assert (first.pop("extensions"), second.pop("extensions")) == (
             {"http.response.trailers": {}, PATHSEND: {}},
@@ -639,6 +663,19 @@ class TestSecondCall:
         assert (answer.body, counted.calls) == (b"without", 2)
         assert extensions == before
         assert answer.scope["extensions"] == (before or {})
+
+    @pytest.mark.parametrize("by_path", [False, True])
+    async def test_redirect(self, file: Path, mapping: PathMap, offer: Header, by_path: bool) -> None:
+        """A redirect that the second call makes says that it varies, as one that the first makes."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if PATHSEND not in scope["extensions"]:
+                await AccelRedirectResponse("/files/a.html")(scope, receive, send)
+
+        own_target = Compress(FileResponse(file, headers={"X-Accel-Redirect": "/files/a.html"}))
+        answer = await ask(AccelMiddleware(own_target if by_path else app, mapping), offer)
+        assert is_redirect(answer)
+        assert b"X-Accel-Mapping" in (answer.header(b"vary") or b"")
 
     async def test_nothing_is_remembered(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """A file is redirected after a hundred losses: a client must not be able to turn the redirects off."""
