@@ -51,9 +51,9 @@ class Extensions(dict[str, Any]):
         scope["extensions"] = self
 
     def __contains__(self, name: object) -> bool:
-        if name == PATHSEND and not self.open:
-            return PATHSEND in self.server
         is_there = super().__contains__(name)  # unless a middleware has taken it out
+        if name == PATHSEND and not self.open:
+            return is_there and PATHSEND in self.server
         if name == PATHSEND and is_there:
             self.asked = self.known = True
             if self._has_range and not self._ranges:

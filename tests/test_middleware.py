@@ -144,7 +144,9 @@ class TestFiles:
         answer = await ask(AccelMiddleware(make(file), mapping), offer, *wanted, method=method)
         assert (answer.status, answer.headers, answer.body) == (expected.status, headers, expected.body)
 
-    @pytest.mark.parametrize("name", [b"range", b"if-none-match", b"if-modified-since", b"if-match"])
+    @pytest.mark.parametrize(
+        "name", [b"range", b"if-none-match", b"if-match", b"if-modified-since", b"if-unmodified-since"]
+    )
     async def test_post_with_a_condition(
         self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes], name: bytes
     ) -> None:
@@ -341,6 +343,15 @@ class TestOthers:
         assert (await ask(AccelMiddleware(app, mapping), offer)).body == TEXT
         answer = await ask(AccelMiddleware(app, mapping), offer, extensions={PATHSEND: {}})
         assert answer.messages[1]["type"] == PATHSEND
+
+        async def taken_out(scope: Scope, receive: Receive, send: Send) -> None:
+            del scope["extensions"][PATHSEND]  # by a middleware that does not know what to do with it
+            assert scope["extensions"].get(PATHSEND) is None
+            await app(scope, receive, send)
+            assert scope["extensions"].get(PATHSEND) is None
+
+        answer = await ask(AccelMiddleware(taken_out, mapping), offer, extensions={PATHSEND: {}})
+        assert answer.body == TEXT
 
     async def test_copied_extensions(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """Behind a middleware that copies the extensions, the app serves the file itself."""
