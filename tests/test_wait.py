@@ -14,6 +14,7 @@ import os
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,26 @@ class TestErrors:
         with raises(RuntimeError, "of the app"):
             await server.run(file, app, SHORT)
         assert fails_at or server.has_all(deleted)
+
+    async def test_context(self, file: Path, deleted: bool) -> None:
+        """The response that goes out by itself has the context of its request, as a server's log may need it."""
+        server, request = Server(), ContextVar("request", default="none")
+        seen: list[str] = []
+
+        async def send(message: Message) -> None:
+            seen.append(request.get())
+            await Server.send(server, message)
+
+        server.send = send  # type: ignore[method-assign]
+        request.set("this one")
+
+        async def app() -> None:
+            if deleted:
+                file.unlink()
+            await server.tried.wait()
+
+        await server.run(file, app, SHORT)
+        assert set(seen) == {"this one"}
 
     async def test_client_that_hangs_up(self, file: Path, deleted: bool) -> None:
         """The app notices, and what the server's `send` says then is its business."""
