@@ -16,6 +16,7 @@ from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoin
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
@@ -185,6 +186,23 @@ class TestFiles:
         """A relative path is taken from the working directory."""
         monkeypatch.chdir(file.parent)
         assert is_redirect(await ask(AccelMiddleware(FileResponse("a.txt"), mapping), offer))
+
+    async def test_static_files_below_a_link(self, tmp_path: Path) -> None:
+        """docs/responses.md: `StaticFiles` resolves links, so map what is above them, or what they stand for."""
+        real = tmp_path / "releases" / "7" / "static"
+        real.mkdir(parents=True)
+        (real / "a.txt").write_bytes(TEXT)
+        (tmp_path / "current").symlink_to("releases/7")
+        link = tmp_path / "current" / "static"
+        targets = {
+            link: None,
+            tmp_path: b"/files/releases/7/static/a.txt",
+            Path(os.path.realpath(link)): b"/files/a.txt",
+        }
+        for directory, target in targets.items():
+            app = AccelMiddleware(StaticFiles(directory=link), {directory: "/files"}, always=True)
+            answer = await ask(app, path="/a.txt")
+            assert (answer.header(b"x-accel-redirect"), answer.body) == (target, b"" if target else TEXT)
 
     async def test_missing_file(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """A file that is not there is the app's error, and the page that it makes of it goes out whole."""
