@@ -73,10 +73,10 @@ class AccelMiddleware:
             await self.app(scope, receive, send)
             return
         found = offer.of(scope)
+        offers = scope.setdefault(IN_SCOPE, [])  # a middleware further out may have one
         if found is not None and offer.sendfile_type == REDIRECT:
-            scope[IN_SCOPE] = found[0]
+            offers.append(found[0])
         else:  # Apache and lighttpd know no internal URIs
-            scope.setdefault(IN_SCOPE, None)  # a middleware further out may have an offer
             send = Serving(offer, scope, receive, send).send
         if found is None:
             await self.app(scope, receive, send)

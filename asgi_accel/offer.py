@@ -35,7 +35,7 @@ NO_MAPPING = "AccelMiddleware has no mapping: give mapping={'/mnt/storage': '/do
 UNFIT = "secret= is empty, or has spaces around it or a control character: give it as in the proxy's X-Accel-Secret"
 Headers = list[tuple[bytes, bytes]]
 Names = dict[bytes, bytes]  # of headers that matter, with their values
-IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered for this request
+IN_SCOPE = "asgi_accel"  # the scope's entry with what is offered: one list, which copies of the scope share
 
 
 class Offered(NamedTuple):
@@ -64,8 +64,8 @@ def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
         The `PathMap` of what is offered, or None if nothing is offered. With ``sendfile_type="X-Sendfile"`` it is
             always None, because such a proxy has no internal locations.
     """
-    entry = request_or_scope.get(IN_SCOPE)
-    return None if entry is None else entry.mapping
+    offers = request_or_scope.get(IN_SCOPE)
+    return offers[-1].mapping if offers else None
 
 
 class Offer:

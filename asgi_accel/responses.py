@@ -106,12 +106,12 @@ class AccelRedirectResponse(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self.fallback is not None and IN_SCOPE in scope:
-            if scope[IN_SCOPE] is None:
+            if not scope[IN_SCOPE]:
                 await self.fallback(scope, receive, send)
                 if self.background is not None:
                     await self.background()
                 return
-            if scope[IN_SCOPE].varies:
+            if scope[IN_SCOPE][-1].varies:
                 self.raw_headers[:] = add_vary(self.raw_headers)
         await super().__call__(scope, receive, send)
 

@@ -30,13 +30,13 @@ class Serving:
     def __init__(self, offer: Offer, scope: Scope, receive: Receive, send: Send) -> None:
         self._offer = offer
         self._scope = scope
-        self._entry = scope[IN_SCOPE]
+        self._offers = len(scope[IN_SCOPE])
         self._receive = receive
         self._send = send
 
     def send(self, message: Message) -> Awaitable[None]:
         # If an `AccelMiddleware` further in has an offer, a redirect is by its mapping, and for its proxy.
-        if message["type"] == "http.response.start" and self._scope.get(IN_SCOPE) is self._entry:
+        if message["type"] == "http.response.start" and len(self._scope[IN_SCOPE]) == self._offers:
             message = with_list(message)
             for name, value in message.get("headers", ()):
                 if len(name) == 16 and name.lower() == REDIRECT:

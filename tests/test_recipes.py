@@ -810,7 +810,7 @@ class TestZip:
         photos = page.storage / "photos"
         (photos / "a\r\n- 5 secret").touch()
         page.code.write_text(page.code.read_text().replace("photos/2.jpg", r"photos/a\r\n- 5 secret"))
-        request = {"type": "http", IN_SCOPE: SimpleNamespace(mapping=PathMap({"/": "/"}))}
+        request = {"type": "http", IN_SCOPE: [SimpleNamespace(mapping=PathMap({"/": "/"}))]}
         names = page.names()
         text = names["by_nginx"](request, names["ALBUMS"][7]).body.decode()
         assert text.splitlines()[1] == "- 0 /download/photos/a%0D%0A-%205%20secret a__- 5 secret"

@@ -201,7 +201,8 @@ def test_nginx_has_been_asked(judge: Judge) -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("named", ["ab", "a", "b", ""])
 @pytest.mark.parametrize("is_redirect", [False, True])
-async def test_one_middleware_in_another(tmp_path: Path, named: str, is_redirect: bool) -> None:
+@pytest.mark.parametrize("copies", [False, True])
+async def test_one_middleware_in_another(tmp_path: Path, named: str, is_redirect: bool, copies: bool) -> None:
     """A mounted app has a middleware and a mapping of its own: the outer one does not read its redirects by its own."""
     pairs = {"a": (str(tmp_path / "a"), "/files"), "b": (str(tmp_path / "b"), "/files/b")}
     for folder in ("a/b", "b"):
@@ -210,7 +211,12 @@ async def test_one_middleware_in_another(tmp_path: Path, named: str, is_redirect
     file, inner = tmp_path / "b" / "f", PathMap([pairs["b"]])
     app = AccelRedirectResponse(file, mapping=inner) if is_redirect else FileResponse(file)
     offer = (b"x-accel-mapping", str(PathMap([pairs[name] for name in named])).encode())
-    answer = await ask(AccelMiddleware(AccelMiddleware(app, inner), [pairs["a"]]), offer)
+    mounted = AccelMiddleware(app, inner)
+
+    async def between(scope: Scope, receive: Receive, send: Send) -> None:
+        await mounted({**scope} if copies else scope, receive, send)
+
+    answer = await ask(AccelMiddleware(between, [pairs["a"]]), offer)
     if "b" in named:
         assert (answer.header(b"x-accel-redirect"), answer.body) == (b"/files/b/f", b"")
     else:
