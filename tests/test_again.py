@@ -268,7 +268,8 @@ class TestRefused:
         """A file with such a status is no refusal: it goes out, whatever range was asked for."""
         counted = Counted(FileResponse(file, status_code=status))
         answer = await ask(AccelMiddleware(counted, mapping), offer, RANGE)
-        assert (answer.status, answer.body, counted.calls) == (status, TEXT, 1)
+        expected = await ask(FileResponse(file, status_code=status), RANGE)  # Starlette 0.47 sends the range
+        assert (all_of(answer), counted.calls) == (all_of(expected), 1)
 
     async def test_get_with_a_body(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """A GET with a body is refused all the same."""
