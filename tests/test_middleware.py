@@ -120,6 +120,7 @@ class TestFiles:
         "make",
         [
             lambda file: FileResponse(file, status_code=404),
+            lambda file: FileResponse(file, status_code=206),
             lambda file: FileResponse(file, headers={"Content-Encoding": "gzip"}),
             lambda file: FileResponse(file.parent / ("n" * 200), filename="h" * 3500),
             lambda file: FileResponse(Path(__file__)),
