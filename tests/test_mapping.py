@@ -399,3 +399,10 @@ class TestMap:
         other = PathMap({"/c/": "/z/", "/a": "/other", "/b/": "/y"})
         assert one & other == PathMap({"/b": "/y", "/c": "/z"})
         assert not one & PathMap()
+
+    def test_pairs_of_one_side(self) -> None:
+        """What one side alone names covers no file and no URI, nor does a shorter prefix take its place."""
+        one = PathMap({"/a": "/files", "/b": "/files/b"})
+        for both in (one & PathMap({"/a": "/files"}), PathMap({"/a": "/files"}) & one):
+            assert (both.uri("/a/f"), both.path("/files/f")) == ("/files/f", "/a/f")
+            assert (both.uri("/a/b/f"), both.uri("/b/f"), both.path("/files/b/f")) == (None, None, None)
