@@ -54,7 +54,7 @@ async def upload(request: Request) -> Response:
 
 
 async def events(request: Request) -> Response:
-    """Events, each when a file says so."""
+    """Events, each when a file says so. The response may say how long it will be."""
     go_on = Path(request.query_params["after"])
 
     async def parts() -> AsyncIterator[str]:
@@ -64,7 +64,8 @@ async def events(request: Request) -> Response:
         yield "data: second\n\n"
 
     kind = request.query_params.get("type", "text/event-stream")
-    return StreamingResponse(parts(), media_type=kind)
+    headers = {"Content-Length": request.query_params["length"]} if "length" in request.query_params else {}
+    return StreamingResponse(parts(), media_type=kind, headers=headers)
 
 
 async def endless(request: Request) -> Response:

@@ -194,12 +194,14 @@ class TestExchanges:
                 answer += more
             assert kept == []
 
-    @pytest.mark.parametrize("kind", ["text/event-stream", "text/plain"])
-    def test_events(self, running: Running, kind: str) -> None:
+    @pytest.mark.parametrize(
+        "told", [{"type": "text/event-stream"}, {"type": "text/plain"}, {"type": "text/plain", "length": "27"}]
+    )
+    def test_events(self, running: Running, told: dict[str, str]) -> None:
         """An event comes when it is sent, not when there are more."""
-        after = running.home / f"after-{kind[-3:]}"
+        after = running.home / f"after-{len(told)}-{told['type'][-3:]}"
         start = time.monotonic()
-        with running.client.stream("GET", "/events", params={"after": str(after), "type": kind}) as response:
+        with running.client.stream("GET", "/events", params={"after": str(after), **told}) as response:
             parts = response.iter_text()
             assert next(parts) == "data: first\n\n"
             assert time.monotonic() - start < 5  # it would not come at all before `after` is there
