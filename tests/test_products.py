@@ -20,7 +20,7 @@ from servers import UVICORN, Nginx, asgi_server, client, free_port
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.routing import Mount, Route
 from test_docs import ENVIRONMENT
 from test_nginx import sent_by_nginx
@@ -77,20 +77,22 @@ async def dataset_after(request: Request) -> Response:
 
 
 def signed(key: str) -> str:
-    """The query of a presigned URL."""
+    """A presigned URL."""
     version_4 = Config(signature_version="s3v4")
     s3 = boto3.client("s3", region_name="us-east-1", endpoint_url=os.environ["STORAGE_URL"], config=version_4)
     url: str = s3.generate_presigned_url("get_object", Params={"Bucket": "archives", "Key": key}, ExpiresIn=60)
-    return url.partition("?")[2]
+    return url
 
 
 async def object_before(request: Request) -> Response:
     """A MinIO behind an internal location, by hand."""
-    return Response(headers={"X-Accel-Redirect": f"/minio/{quote(KEY)}?{signed(KEY)}"})
+    return Response(headers={"X-Accel-Redirect": f"/minio/{quote(KEY)}?{signed(KEY).partition('?')[2]}"})
 
 
 async def object_after(request: Request) -> Response:
-    return AccelRedirectResponse(f"/minio/{KEY}", query=signed(KEY), filename="annual report.zip")
+    url = signed(KEY)
+    query, fallback = url.partition("?")[2], RedirectResponse(url)
+    return AccelRedirectResponse(f"/minio/{KEY}", filename="annual report.zip", query=query, fallback=fallback)
 
 
 def product(mapping: dict[Path | str, str], sendfile_type: str, *routes: Route) -> Starlette:
@@ -113,7 +115,12 @@ galaxy = product(
     Route("/before/{name}", dataset_before),
     Route("/after/{name}", dataset_after),
 )
-minio = product({FILES: "/library"}, "X-Accel-Redirect", Route("/before", object_before), Route("/after", object_after))
+minio = product(
+    {FILES: "/library", "/minio": "/minio"},
+    "X-Accel-Redirect",
+    Route("/before", object_before),
+    Route("/after", object_after),
+)
 
 
 @contextlib.contextmanager
@@ -253,10 +260,17 @@ class TestMinio:
 
     def test_what_is_better(self, sites: tuple[httpx.Client, httpx.Client]) -> None:
         """The response brings a name and a type, which are the app's to say."""
-        proxied, direct = sites
+        proxied, _ = sites
         before, after = (proxied.get(f"/new/{route}").headers for route in ("before", "after"))
         assert "content-disposition" not in before
         assert after["content-disposition"] == 'attachment; filename="annual report.zip"'
         assert after["content-type"] == "application/zip"
-        target = direct.get("/new/after").headers["x-accel-redirect"]
-        assert target.startswith(f"/minio/{quote(KEY)}?")
+
+    def test_without_nginx(self, sites: tuple[httpx.Client, httpx.Client]) -> None:
+        """Before, the client gets nothing but the signature. After, it is sent to the storage."""
+        _, direct = sites
+        before, after = direct.get("/old/before"), direct.get("/new/after")
+        assert (before.content, "Signature" in before.headers["x-accel-redirect"]) == (b"", True)
+        assert after.status_code == 307
+        assert not [name for name in after.headers if name.startswith("x-accel")]
+        assert httpx.get(after.headers["location"], trust_env=False).content == b"content of an object"
