@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import re
 import runpy
@@ -121,7 +122,11 @@ class TestDocuments:
         logging.getLogger("asgi_accel").setLevel(logging.NOTSET)  # docs/troubleshooting.md has it say all
 
     def test_commands(self, document: str) -> None:
-        """Each command is one that there is."""
+        """Each command is one that there is, a container's too."""
+        for command in re.findall("^CMD (.*)$", "".join(blocks(document, "text")), re.MULTILINE):
+            program, *arguments = json.loads(command)
+            assert program == "asgi-accel"
+            parse(arguments)
         for line in "".join(blocks(document, "sh")).splitlines():
             command = shlex.split(line.partition(" > ")[0], comments=True)
             if command[:1] == ["make"]:

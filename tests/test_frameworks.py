@@ -263,6 +263,12 @@ PAGE = dict(
 class TestPage:
     """docs/frameworks.md: each heading's app hands the report to the proxy, or sends it."""
 
+    def test_each(self) -> None:
+        """Each framework of the table has one; FastAPI's is in Getting started."""
+        table = (ROOT / "docs/frameworks.md").read_text().partition("|---|---|---|\n")[2].partition("\n\n")[0]
+        named = re.findall(r"[A-Z]\w+", " ".join(row.split("|")[1] for row in table.splitlines()))
+        assert sorted(named) == sorted([*PAGE, "FastAPI"])
+
     @pytest.mark.parametrize("name", sorted(PAGE))
     def test_app(self, folder: Path, name: str) -> None:
         """Each has an interpreter of its own: Django and Sanic have settings and apps that are global."""
