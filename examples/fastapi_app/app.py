@@ -188,7 +188,8 @@ def refuse_busy(request: Request, exc: sqlite3.OperationalError) -> HTMLResponse
 
 
 def page(request: Request, template: str, status_code: int = 200, **context: object) -> HTMLResponse:
-    # For the strip: whether this request came by nginx, and the other one's port.
+    # For the strip: whether this request came by nginx, and the other one's port. A client can claim it, but it decides
+    # nothing here: it is a label.
     behind_nginx = offered(request) is not None
     other_port = os.environ.get("APP_PORT" if behind_nginx else "NGINX_PORT")
     context |= {"user": request.session.get("user"), "behind_nginx": behind_nginx, "other_port": other_port}
