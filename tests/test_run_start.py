@@ -11,6 +11,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,10 +20,10 @@ import pytest
 from conftest import need_caddy, need_nginx
 from running import SERVERS, Running, wait_until
 from servers import TESTS, free_port, nginx_binary
-from test_docs import titled_blocks
+from test_docs import blocks, titled_blocks
 from test_run import need
 
-from asgi_accel.cli import main
+from asgi_accel.cli import main, parse
 
 APP = """
 from starlette.applications import Starlette
@@ -128,14 +129,17 @@ class TestApps:
 
     @pytest.mark.parametrize("server", SERVERS)
     def test_starts_slowly(self, folder: Path, tmp_path: Path, proxy: str, server: str) -> None:
-        """Nobody is let in before the app can answer."""
+        """Nobody is let in before the app can answer, after 20 seconds by the longer tests."""
         port = free_port()
         options = ("--proxy", proxy, "--port", str(port), *SERVERS[server])
         running = Running(folder, *options, app="run_app:late", GO_ON=str(tmp_path / "go"))
         running.start()
         wait_until(lambda: list(running.temporary.glob("*/answer")), "the import of the app")
-        assert not taken(port)
-        assert running.url is None
+        let_in = time.monotonic() + (20 if "LONG_TESTS" in os.environ and server == "uvicorn" else 1)
+        while time.monotonic() < let_in:
+            assert not taken(port)
+            assert running.url is None
+            time.sleep(0.01)
         (tmp_path / "go").touch()
         running.wait_for_start()
         assert running.url == f"http://127.0.0.1:{port}"
@@ -183,8 +187,22 @@ class TestArguments:
             said = self.refused(capsys, "--", *command)
             assert f"{command} needs {{socket}}, to listen on, and {{app}} in place of run_app:site" in said
 
+    def test_servers_of_the_page(self) -> None:
+        """docs/run.md starts them as the tests do."""
+        lines = "".join(blocks("docs/run.md", "sh")).splitlines()
+        given = {words[1]: tuple(words) for words in (line.split()[3:] for line in lines if " -- " in line)}
+        assert given.keys() == {"uvicorn", "granian", "hypercorn"}
+        workers = given.pop("uvicorn")
+        assert [SERVERS[name] for name in given] == list(given.values())
+        assert ("--workers" in workers, {*workers} <= {*SERVERS["workers"], "4"}) == (True, True)
+
     def test_domain_by_nginx(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert "leave out --domain (Caddy's)" in self.refused(capsys, "--proxy", "nginx", "--domain", "a.example")
+
+    def test_times(self) -> None:
+        """An app may take 20 seconds to start, and what is in progress has some at the end."""
+        given = parse(["run", "main:app"])
+        assert (given.timeout, given.timeout_graceful_shutdown) == (60, 10)
 
     def test_no_nginx(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("shutil.which", lambda *_, **__: None)
@@ -256,6 +274,13 @@ class TestPrint:
         assert result.returncode == 0, result.stderr
         assert "[warn]" not in result.stderr
 
+    def test_which(self, capsysbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+        """nginx if there is one, else Caddy."""
+        for there, start in (({"nginx", "caddy"}, b"daemon off;"), ({"caddy"}, b"{\n\tadmin off\n")):
+            monkeypatch.setattr("shutil.which", lambda name, there=there, **_: name if name in there else None)
+            assert main(["run", "printed:app", "--print"]) == 0
+            assert start in capsysbinary.readouterr().out
+
     @pytest.mark.parametrize("options", [[], ["--domain", "a.example", "--forwarded-allow-ips", "10.0.0.0/8"]])
     def test_caddy(self, capsysbinary: pytest.CaptureFixture[bytes], tmp_path: Path, options: list[str]) -> None:
         """Caddy takes it, and it is formatted as Caddy formats."""
@@ -292,35 +317,44 @@ class TestPlaces:
             assert place.stat().st_mode & 0o777 == 0o700
             assert "wonderland" not in running.said
 
-    def test_places(self, folder: Path, files: Path, tmp_path: Path) -> None:
-        """A folder that cannot be written to, a package, a factory, a TMPDIR with blanks that is too long."""
-        need_nginx()
+    def test_places(self, folder: Path, files: Path, tmp_path: Path, proxy: str) -> None:
+        """A folder that cannot be written to, a package, a factory, a TMPDIR with blanks, and one that is too long."""
         place = tmp_path / "read only" / ("x" * 60)
         (place / "package").mkdir(parents=True)
         (place / "package" / "__init__.py").touch()
-        (place / "package" / "main.py").write_text(APP.format(files=str(files)))
-        temporary = folder / "a place"
+        imports = tmp_path / "imports"
+        code = f"open({str(imports)!r}, 'a').write('once ')\n{APP.format(files=str(files))}"
+        (place / "package" / "main.py").write_text(code)
+        temporary = tmp_path / "a place"
         temporary.mkdir()
         place.chmod(0o555)
+        before = sorted(place.rglob("*"))
         factory = ("--", "uvicorn", "--uds", "{socket}", "{app}")
         for where, command in ((temporary, ()), (place, factory)):
-            running = Running(folder, "--factory", *command, app="package.main:app", TMPDIR=str(where))
+            imports.write_text("")
+            options = ("--proxy", proxy, "--factory")
+            running = Running(folder, *options, *command, app="package.main:app", TMPDIR=str(where))
             running.start(cwd=place)
             running.wait_for_start()
             assert httpx.get(f"{running.url}/file", trust_env=False).text == "a file"
             assert running.end() == 0
-        assert list(temporary.iterdir()) == []
+            assert imports.read_text() == "once "
+            # Root can write there anyway, so see that it has not.
+            assert (sorted(place.rglob("*")), list(temporary.iterdir())) == (before, [])
 
-    def test_another_user(self, folder: Path, files: Path) -> None:
+    def test_another_user(self, folder: Path, files: Path, proxy: str) -> None:
         """Root is not needed, and what the command prints to may be somebody else's."""
         # Python itself may be where only root can read, so that much is left to this user.
         capabilities = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
-        running = Running(folder, before=as_root("--reuid=65534", "--regid=65534", "--clear-groups", *capabilities))
+        before = as_root("--reuid=65534", "--regid=65534", "--clear-groups", *capabilities)
+        running = Running(folder, "--proxy", proxy, before=before)
         running.temporary.chmod(0o777)
         with running:
             assert running.client.get("/file/a.txt").text == "a file"
             assert "as root" not in running.said
             assert all(Path(f"/proc/{pid}").stat().st_uid == 65534 for pid in running.left())
+        with Running(folder, "--proxy", proxy) as running:
+            assert "the app and the proxy run as root, like this command, which needs no root" in running.said
 
     def test_may_not_read(self, folder: Path, files: Path) -> None:
         """A file that the proxy may not read comes with what to do."""
@@ -357,6 +391,21 @@ class TestPlaces:
         assert "\nZeroDivisionError: division by zero\nerror " in running.said
         assert running.end() == 0
 
+    def test_ipv6(self, folder: Path, proxy: str) -> None:
+        with Running(folder, "--proxy", proxy, "--host", "::1") as running:
+            assert running.url is not None
+            assert running.url.startswith("http://[::1]:")
+            told = httpx.get(f"{running.url}/page", trust_env=False).json()
+            assert (told["client"], dict(told["headers"])["x-forwarded-for"]) == ("::1", "::1")
+
+    @pytest.mark.parametrize("server", ["hypercorn", "granian"])
+    def test_address(self, folder: Path, proxy: str, server: str) -> None:
+        """They know no client's address on a unix socket: it is in the header, as docs/run.md says."""
+        with Running(folder, "--proxy", proxy, *SERVERS[server]) as running:
+            told = running.client.get("/page", headers={"X-Forwarded-For": "203.0.113.7"}).json()
+            assert told["client"] != "127.0.0.1"
+            assert dict(told["headers"])["x-forwarded-for"] == "127.0.0.1"
+
     def test_proxy_further_out(self, folder: Path, files: Path) -> None:
         """Its word on the client counts, and not what the client told it."""
         for proxy in ("nginx", "caddy"):
@@ -388,6 +437,7 @@ class TestPlaces:
             assert client.get("https://localhost/file/a.txt").text == "a file"
             assert client.get("https://localhost/page").json()["scheme"] == "https"
         assert running.end() == 0
+        assert not list(home.rglob("autosave.json"))  # Caddy's copy of its configuration
 
 
 def answers(client: httpx.Client) -> bool:
