@@ -12,7 +12,7 @@ from pathlib import Path
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
@@ -44,12 +44,15 @@ async def form(request: Request) -> Response:
 
 
 async def upload(request: Request) -> Response:
-    """Say when the first bytes are there, by a file, and wait until a file says to go on."""
+    """Say when the first bytes are there, by a file, and by another if the client goes before the last."""
     size = 0
-    async for part in request.stream():
-        if not size and "first" in request.query_params:
-            Path(request.query_params["first"]).touch()
-        size += len(part)
+    try:
+        async for part in request.stream():
+            if not size and "first" in request.query_params:
+                Path(request.query_params["first"]).touch()
+            size += len(part)
+    except ClientDisconnect:
+        Path(request.query_params["gone"]).touch()
     return PlainTextResponse(str(size))
 
 
@@ -102,7 +105,9 @@ async def encoded(request: Request) -> Response:
 
 
 async def redirect(request: Request) -> Response:
-    return AccelRedirectResponse(FILES / request.path_params["name"], mapping=MAPPING, filename="größe.txt")
+    kind = request.query_params.get("type")
+    name = request.path_params["name"]
+    return AccelRedirectResponse(FILES / name, mapping=MAPPING, filename="größe.txt", media_type=kind)
 
 
 async def orphan(request: Request) -> Response:
@@ -156,6 +161,13 @@ async def until_told(app: Starlette) -> AsyncIterator[None]:
     yield
 
 
+@asynccontextmanager
+async def without_end(app: Starlette) -> AsyncIterator[None]:
+    yield
+    await asyncio.Event().wait()
+
+
+stubborn = AccelMiddleware(Starlette(routes=site.routes, lifespan=without_end), MAPPING)
 late = AccelMiddleware(Starlette(routes=site.routes, lifespan=until_told), MAPPING)
 
 

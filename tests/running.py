@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -124,7 +125,25 @@ class Running:
     def assert_nothing_left(self) -> None:
         """No process, no file, no socket."""
         wait_until(lambda: not self.left(), f"the end of {self.left()}")
-        assert list(self.temporary.glob("asgi-accel-*")) == []
+        assert list(self.temporary.iterdir()) == []
+
+    def opened(self) -> list[str]:
+        """What its processes have open, as /proc names it: paths, deleted ones too, and `socket:[inode]`."""
+        found = []
+        for pid in self.left():
+            for place in Path(f"/proc/{pid}/fd").glob("*"):
+                with contextlib.suppress(OSError):  # it has been closed meanwhile
+                    found.append(os.readlink(place))
+        return found
+
+    def ports(self) -> set[int]:
+        """The TCP ports that its processes listen on."""
+        lines = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/net", name).read_text().splitlines()]
+        opened = self.opened()
+        # The fields are those of proc_net_tcp.rst in Linux: the local address, the state (0A: listens), the inode.
+        return {
+            int(line[1].rpartition(":")[2], 16) for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in opened
+        }
 
     def left(self) -> list[int]:
         """The processes that this one has started, and they have.

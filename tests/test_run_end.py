@@ -125,6 +125,14 @@ def test_grace(folder: Path, proxy: str) -> None:
 
 
 @pytest.mark.parametrize("server", SERVERS)
+def test_app_does_not_end(folder: Path, proxy: str, server: str) -> None:
+    """Nor is an app waited for longer that has something to do at its end."""
+    options = ("--proxy", proxy, "--timeout-graceful-shutdown", "1", *SERVERS[server])
+    with Running(folder, *options, app="run_app:stubborn") as running:
+        assert running.end() == 0
+
+
+@pytest.mark.parametrize("server", SERVERS)
 def test_app_dies(folder: Path, proxy: str, server: str) -> None:
     with Running(folder, "--proxy", proxy, *SERVERS[server]) as running:
         os.kill(main_process(running, "app.sock"), signal.SIGKILL)
@@ -144,15 +152,18 @@ def test_proxy_dies(folder: Path, proxy: str, server: str) -> None:
 def test_process_1(folder: Path, proxy: str, server: str) -> None:
     """As a container's first process it ends by SIGTERM, within the grace, and reaps what others leave."""
     before = ("unshare", "--pid", "--fork", "--mount-proc", "--kill-child")
-    with Running(folder, "--proxy", proxy, *SERVERS[server], before=before) as running:
+    options = ("--proxy", proxy, "--timeout-graceful-shutdown", "1", *SERVERS[server])
+    with Running(folder, *options, before=before) as running:
         first = min(pid for pid in running.left() if pid != running.process.pid)
+        own = children(first)
         assert running.client.get("/orphan").status_code == 200
-        wait_until(lambda: not zombies_below(first), "no zombie")
-        os.kill(first, signal.SIGTERM)
-        assert running.wait() == 0
+        # A zombie would stay among them.
+        wait_until(lambda: children(first) == own, "the end of the orphan")
+        with download(running):
+            os.kill(first, signal.SIGTERM)
+            assert running.wait() == 0
 
 
-def zombies_below(first: int) -> list[str]:
-    """Zombies among the children of a process."""
-    children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
-    return [pid for pid in children if ") Z " in Path(f"/proc/{pid}/stat").read_text()]
+def children(pid: int) -> list[str]:
+    """The children of a process, zombies among them."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
