@@ -85,6 +85,15 @@ async def endless(request: Request) -> Response:
     return StreamingResponse(parts())
 
 
+async def patient(request: Request) -> Response:
+    """Say by a file that a request has come, and by another that its client has gone. Nothing is sent meanwhile."""
+    Path(request.query_params["first"]).touch()
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    Path(request.query_params["gone"]).touch()
+    return Response()
+
+
 async def slow(request: Request) -> Response:
     """A long answer of the app's own."""
 
@@ -133,6 +142,7 @@ site = Starlette(
         Route("/upload", upload, methods=ALL),
         Route("/events", events),
         Route("/endless", endless),
+        Route("/patient", patient, methods=ALL),
         Route("/slow", slow),
         Route("/orphan", orphan),
         Route("/file/{name:path}", file, methods=ALL),

@@ -250,12 +250,15 @@ class TestExchanges:
             next(response.iter_raw())
         wait_until(gone.exists, "the app knows that the client has gone")
 
-    def test_uploader_hangs_up(self, running: Running) -> None:
-        first, gone = running.home / "first-of-some", running.home / "uploader-gone"
+    @pytest.mark.parametrize("path", ["/upload", "/patient"])
+    def test_client_hangs_up_early(self, running: Running, path: str) -> None:
+        """In the middle of an upload, and while the app has not answered yet."""
+        first, gone = running.home / f"first-{path[1:]}", running.home / f"gone-{path[1:]}"
+        size = 2000 if path == "/upload" else 1000
         with socket.create_connection(("127.0.0.1", port_of(running))) as connection:
-            head = f"POST /upload?first={first}&gone={gone} HTTP/1.1\r\nHost: a\r\nContent-Length: 2000\r\n\r\n"
+            head = f"POST {path}?first={first}&gone={gone} HTTP/1.1\r\nHost: a\r\nContent-Length: {size}\r\n\r\n"
             connection.sendall(head.encode() + bytes(1000))
-            wait_until(first.exists, "the app has the first bytes")
+            wait_until(first.exists, "the app has the request")
         wait_until(gone.exists, "the app knows that the client has gone")
 
 
