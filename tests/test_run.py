@@ -175,18 +175,20 @@ class TestExchanges:
         told = json.loads(ask(port_of(running), *EXCHANGES["h2c"])[2])
         assert "upgrade" not in dict(told["headers"])
 
-    def test_upload(self, running: Running) -> None:
+    @pytest.mark.parametrize("how", ["Content-Length: 100000000", "Transfer-Encoding: chunked"])
+    def test_upload(self, running: Running, how: str) -> None:
         """100 MB: the app has the first bytes before the last are sent, and nothing is kept on disk meanwhile."""
-        first = running.home / "first"
+        first = running.home / f"first-{how[:4]}"
+        part, end = bytes(1_000_000), b""
+        if "chunked" in how:
+            part, end = b"%x\r\n%s\r\n" % (len(part), part), b"0\r\n\r\n"
         with socket.create_connection(("127.0.0.1", port_of(running))) as connection:
             connection.settimeout(20)
-            connection.sendall(
-                f"POST /upload?first={first} HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n".encode()
-            )
-            connection.sendall(bytes(1_000_000))
+            connection.sendall(f"POST /upload?first={first} HTTP/1.1\r\nHost: a\r\n{how}\r\n\r\n".encode() + part)
             wait_until(first.exists, "the app has the first bytes")
             for _ in range(99):
-                connection.sendall(bytes(1_000_000))
+                connection.sendall(part)
+            connection.sendall(end)
             # nginx deletes such files as soon as it has opened them.
             kept = [path for path in running.opened() if path.startswith(f"{running.temporary}/asgi-accel-")]
             answer = connection.recv(65536)
