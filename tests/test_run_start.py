@@ -356,16 +356,19 @@ class TestPlaces:
         with Running(folder, "--proxy", proxy) as running:
             assert "the app and the proxy run as root, like this command, which needs no root" in running.said
 
-    def test_may_not_read(self, folder: Path, files: Path) -> None:
+    def test_may_not_read(self, folder: Path, files: Path, proxy: str) -> None:
         """A file that the proxy may not read comes with what to do."""
         private = files / "private.txt"
         private.write_text("private")
         private.chmod(0o600)
         os.chown(private, 65534, 65534)
-        with Running(folder, before=as_root("--bounding-set=-dac_override,-dac_read_search")) as running:
+        before = as_root("--bounding-set=-dac_override,-dac_read_search")
+        with Running(folder, "--proxy", proxy, before=before) as running:
             assert running.client.get("/file/private.txt").status_code == 403
-            wait_until(lambda: "nginx may not read" in running.said, "the advice")
-            assert f"error nginx may not read {str(private)!r}: it runs as you, who need r on the file" in running.said
+            wait_until(lambda: "may not read" in running.said, "the advice")
+            assert (
+                f"error {proxy} may not read {str(private)!r}: it runs as you, who need r on the file" in running.said
+            )
 
     def test_reload(self, folder: Path, files: Path, tmp_path: Path) -> None:
         """The app is started anew when its code changes. The mapping stays that of the start, which is said."""
