@@ -116,7 +116,7 @@ async def send_bytes(message: Message, send: Send) -> None:
 def with_list(message: Message) -> Message:
     """A message whose headers can be read more than once: ASGI says that they are an iterable."""
     headers = message.get("headers")
-    return message if headers is None or isinstance(headers, list | tuple) else {**message, "headers": list(headers)}
+    return message if headers is None or isinstance(headers, (list, tuple)) else {**message, "headers": list(headers)}
 
 
 def in_lower_case(start: Message) -> Headers:
