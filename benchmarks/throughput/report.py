@@ -174,9 +174,9 @@ Microseconds that `PathMap.uri` takes:
 
 # What the figures above say. Read it again after each measurement.
 table_note = """\
-The columns "of ..." say how many times the rate of that row it is. The app's CPU time and memory are those of its own
-processes, without nginx. The CPU time is in microseconds (us) for each request, and the memory is the most that they
-held. "The least" is a middleware that puts a file's path into the header, and does nothing else."""
+A column "of ..." divides each row's figure by the figure of the row that it names. CPU time and memory are those of the
+app's own processes, without nginx: microseconds (us) for each request, and the most memory that they held. "The least"
+is a middleware that puts a file's path into the header, and does nothing else."""
 
 what_it_shows = """\
 `FileResponse` looks at the file in another thread. That is more than a third of the app's time for such a request, and
