@@ -49,7 +49,8 @@ nginx:
 
 # What the tests put in front of the app besides nginx, and what mounts a FUSE file system.
 proxies: nginx
-	@tools/install apache2=apache2 lighttpd=lighttpd caddy=caddy openssl=openssl bindfs=bindfs 'varnishd=varnish|vinyl-cache' \
+	@tools/install apache2=apache2 lighttpd=lighttpd caddy=caddy 'varnishd=varnish|vinyl-cache' \
+		openssl=openssl bindfs=bindfs curl=curl \
 		/usr/lib/apache2/modules/mod_xsendfile.so=libapache2-mod-xsendfile systemd-analyze=systemd setpriv=util-linux \
 		/usr/lib/nginx/modules/ngx_http_image_filter_module.so=libnginx-mod-http-image-filter
 
