@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio.subprocess  # what the standard library and Starlette need of this machine, they take before
 import contextlib
+import importlib
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Mapping
@@ -49,5 +51,7 @@ def remove(absent: Mapping[ModuleType, tuple[str, ...]]) -> None:
 
 assert "asgi_accel" not in sys.modules, "it has seen the real machine"
 remove(FILES)
+os.supports_dir_fd.clear()  # as on Windows
+importlib.reload(shutil)  # or it removes folders with O_NONBLOCK: Python 3.14 does so if it has seen supports_dir_fd
 real_stat, os.stat = os.stat, stat
 sys.addaudithook(watch)
