@@ -8,6 +8,7 @@ from __future__ import annotations
 import email
 import os
 import re
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 
@@ -269,6 +270,16 @@ ODD_RANGES = [
 ]
 
 
+def of_this_nginx(cell: str) -> str:
+    """What counts of "206; 200 from nginx 1.29.5 on", where each range after the 16th needs 256 bytes of the file."""
+    before, _, after = cell.partition("; ")
+    if not after:
+        return cell
+    shown = subprocess.run([servers.nginx_binary() or "", "-v"], capture_output=True, text=True, check=True).stderr
+    own, since = (tuple(map(int, re.findall(r"\d+", text)[-3:])) for text in (shown.split()[2], after))
+    return after.split()[0] if own >= since else before
+
+
 class TestRanges:
     """The page's table of ranges is what the app and a real nginx answer."""
 
@@ -291,7 +302,7 @@ class TestRanges:
             rows.append([shown, str(own.status), str(answer.status)])
         page = (ROOT / "docs" / "differences.md").read_text()
         table = page.partition("| `Range` of a file of 100 bytes |")[2].partition("\n\n")[0].splitlines()[2:]
-        listed = [line.strip("| ").split(" | ") for line in table]
+        listed = [[of_this_nginx(cell) for cell in line.strip("| ").split(" | ")] for line in table]
         if not IS_NEW:
             listed, rows = [[row[0], row[2]] for row in listed], [[row[0], row[2]] for row in rows]
         assert listed == rows
