@@ -552,9 +552,10 @@ def test_leaves_nothing_behind(folder: Path, number: signal.Signals, nginx: str)
     own.mkdir()
     tree = sorted(EXAMPLE.rglob("*"))
     demo = start(own, NGINX=nginx) if nginx != "nginx" else start(own)
-    children = [pid for pid in family(demo.process.pid) if pid != demo.process.pid]
-    # The command, its guard, the app, and nginx with its four workers.
-    assert len(children) == (8 if nginx == "nginx" else 1)
+    # The command, its guard, the app, and nginx with its four workers, which start after it listens.
+    count = 8 if nginx == "nginx" else 1
+    children = wait_until(lambda: list(family(demo.process.pid))[1:], count)
+    assert len(children) == count
     with demo.client(ALICE) as client:
         uploaded(client, "a.txt", b"x")
     assert stop(demo, number) == ""
