@@ -27,6 +27,7 @@ from tables import (
     run_sends,
     run_starts,
     small,
+    zips,
 )
 
 RESULTS = Path(__file__).parent.parent
@@ -85,7 +86,8 @@ def read_results() -> dict[str, Any]:
 
 def write_report(results: dict[str, Any]) -> None:
     (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    ways, command, answering, process = (results[name] for name in ("ways", "command", "answering", "process"))
+    names = ("ways", "command", "answering", "zip", "process")
+    ways, command, answering, zipped, process = (results[name] for name in names)
     loads = with_loads(ways)
     most = max(row["processor"]["clients"] for row in answering["rows"])
     limited = max(row["processor"]["clients"] for row in answering["rows"] if row["asked"] != 0)
@@ -139,6 +141,14 @@ that, for more, and without a limit. 100% of CPU is one of {answering["cores"]} 
 
 {answers_show}
 
+## Many files as one ZIP
+
+{stamped(zipped, *OF_PEERS, "wrk", "Caddy")}
+
+{zipped["how"]}
+
+{zips(zipped["rows"])}
+
 ## In process, without a server
 
 {stamped(process, *OF_PEERS, *SERVERS)} {process["how"]}
@@ -179,7 +189,7 @@ app's own processes, without nginx: microseconds (us) for each request, and the 
 is a middleware that puts a file's path into the header, and does nothing else."""
 
 what_it_shows = """\
-`FileResponse` looks at the file in another thread. That is more than a third of the app's time for such a request, and
+`FileResponse` looks at the file in another thread. That is about a third of the app's time for such a request, and
 `stat_result=` avoids it. `AccelMiddleware` takes longer than "the least" mostly because it keeps the file open until
 the app is done: a background task may delete the file before nginx opens it ([measured](faults.md)). Puma, which runs
 Rack, looks at the file without another thread. `AccelRedirectResponse` does not look at it at all."""

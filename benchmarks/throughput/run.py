@@ -5,7 +5,7 @@
     make bench ROUNDS=1                     # a quick try; its figures mean little
 
 The parts: `ways` (each way to send a file, with the peers), `command` (`asgi-accel run`), `answering` (a small route
-while large files are sent), `process` (in process, without a server).
+while large files are sent), `zip` (many files as one ZIP), `process` (in process, without a server).
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import answering
 import command
 import overhead
 import ways
+import zips
 from report import read_results, stamp, write_report
 
 PARTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "ways": (ways.figures, ways.HOW),
     "command": (command.figures, command.HOW),
     "answering": (answering.figures, answering.HOW),
+    "zip": (zips.figures, zips.HOW),
     "process": (overhead.figures, overhead.HOW),
 }
 

@@ -105,6 +105,11 @@ def run_memory(memory: dict[str, dict[str, int]]) -> str:
     return table(["", *parts, "together, MiB"], rows)
 
 
+def zips(rows: dict[str, dict[str, float]]) -> str:
+    shown = [[name, *(f"{row[key]:.2f}" for key in ("first", "whole", "processor"))] for name, row in rows.items()]
+    return table(["", "first byte, s", "all of it, s", "app's CPU, s"], shown)
+
+
 def answers(part: dict[str, Any]) -> str:
     rows = []
     for row in part["rows"]:
