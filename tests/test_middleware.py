@@ -349,6 +349,28 @@ class TestOthers:
 
             assert (await ask(AccelMiddleware(app, mapping), offer)).messages == messages
 
+    async def test_message_before_a_file(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """What comes before the start of a file's response is not its start: the file is redirected all the same."""
+        hint: Message = {"type": "http.response.early_hint", "links": []}
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async def after_hint(message: Message) -> None:
+                if message["type"] == "http.response.start":
+                    await send(hint)
+                await send(message)
+
+            await FileResponse(file)(scope, receive, after_hint)
+
+        first, start, _ = (await ask(AccelMiddleware(app, mapping), offer)).messages
+        assert (first, start["status"]) == (hint, 200)
+        assert (b"x-accel-redirect", b"/files/a.txt") in start["headers"]
+
+    async def test_file_that_only_nginx_has(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """What the app cannot open is redirected at once."""
+        found = file.stat()
+        file.unlink()
+        assert is_redirect(await ask(AccelMiddleware(FileResponse(file, stat_result=found), mapping), offer))
+
     async def test_asked_too_late(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """A sender that has started its response is told what the server can, not what the middleware could."""
 
