@@ -217,6 +217,19 @@ class TestLost:
         answer = await ask(app, offer, method="POST")
         assert (answer.body, answer.header(b"content-length")) == (TEXT, b"200")
 
+    @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="/proc tells which files are open")
+    async def test_leaves_nothing_open(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """The file that has been looked at is closed before the app is asked again."""
+        seen: list[bool] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            opened = [os.readlink(place) for place in Path("/proc/self/fd").iterdir() if place.exists()]
+            seen.append(str(file) in opened)
+            await Inject(FileResponse(file))(scope, receive, send)
+
+        await ask(AccelMiddleware(app, mapping), offer)
+        assert seen == [False, False]
+
     async def test_real_page(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """The script is in the page, once."""
         answer = await ask(AccelMiddleware(Inject(FileResponse(file)), mapping), offer)

@@ -278,6 +278,7 @@ class TestVary:
             lambda file: AccelRedirectResponse("@named"),
             lambda file: Response(headers={"X-Accel-Redirect": "files/a.txt"}),
             lambda file: PlainTextResponse("a page"),
+            lambda file: PlainTextResponse("a page", headers={"Content-Location": "/files/a.txt"}),  # as long a name
             lambda file: FileResponse(file, status_code=404),
             lambda file: FileResponse(__file__),
         ],
