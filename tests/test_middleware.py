@@ -217,6 +217,13 @@ class TestFiles:
         answer = await ask(AccelMiddleware(app, mapping), offer)
         assert (answer.header(b"etag"), answer.body) == (b'"own"', b"sorry")
 
+    async def test_file_that_is_gone(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """A file that the app has to send, and that is no longer there, is the same error as without the middleware."""
+        found = file.stat()
+        file.unlink()
+        with pytest.raises(RuntimeError, match="does not exist"):
+            await ask(AccelMiddleware(FileResponse(file, status_code=404, stat_result=found), mapping), offer)
+
     async def test_file_sender_without_ranges(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """A sender of files that knows no ranges sends the whole, and its HEAD without a length is left as it is."""
 
