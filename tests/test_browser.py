@@ -17,7 +17,7 @@ OPTIONS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
-WAIT = 15_000  # milliseconds until a test fails; a person would have given up
+WAIT = 60_000  # milliseconds until a test fails, which a busy machine may need
 NGINX_ALONE = pytest.mark.parametrize("sender", ["nginx"], indirect=True)  # where it makes no difference
 PHONE: ViewportSize = {"width": 390, "height": 844}
 DESKTOP: ViewportSize = {"width": 1280, "height": 800}

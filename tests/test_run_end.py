@@ -111,7 +111,7 @@ def test_second_ctrl_c(folder: Path, proxy: str, server: str) -> None:
 def test_hang_up(folder: Path, files: Path) -> None:
     """The end of the terminal is a signal to end, but not under nohup."""
     need("nginx")
-    with Running(folder) as running:
+    with Running(folder, before=("env", "--default-signal=HUP")) as running:  # the tests may run under nohup
         assert running.end(signal.SIGHUP) == 0
     with Running(folder, before=("nohup",)) as running:
         running.process.send_signal(signal.SIGHUP)
