@@ -21,6 +21,7 @@ import httpx
 import pytest
 from asgi import Answer, ask
 from conftest import need_nginx
+from running import wait_until
 from servers import DEADLINE, HYPERCORN, UVICORN, Nginx, Process, Site, asgi_server, client
 from starlette.background import BackgroundTask
 from starlette.responses import FileResponse
@@ -299,7 +300,8 @@ class TestThousand:
             response = through.get(f"/mapping/file?hex={b'a.txt'.hex()}")
             assert (response.content, sent_by_nginx(response)) == (TEXT, True)
             assert download(through, 1000, 16, ROUTE) == {WHOLE: 1000}
-            assert [path.name for path in fuse.iterdir()] == ["a.txt"]
+            # FUSE has the deleted ones until nginx has closed them, which is a moment after it has sent them.
+            wait_until(lambda: [path.name for path in fuse.iterdir()] == ["a.txt"], "the end of the deleted files")
 
 
 def test_without_proc(home: Path) -> None:
