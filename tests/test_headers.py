@@ -276,6 +276,7 @@ class TestVary:
             lambda file: AccelRedirectResponse("/elsewhere"),
             lambda file: AccelRedirectResponse("/filesystem/a.txt"),
             lambda file: AccelRedirectResponse("@named"),
+            lambda file: Response(headers={"X-Accel-Redirect": "/\xff"}),  # bytes that are not UTF-8
             lambda file: Response(headers={"X-Accel-Redirect": "files/a.txt"}),
             lambda file: PlainTextResponse("a page"),
             lambda file: PlainTextResponse("a page", headers={"Content-Location": "/files/a.txt"}),  # as long a name

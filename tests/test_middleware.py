@@ -378,6 +378,18 @@ class TestOthers:
         file.unlink()
         assert is_redirect(await ask(AccelMiddleware(FileResponse(file, stat_result=found), mapping), offer))
 
+    async def test_error_before_the_start(self, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
+        """Outer layers have the request's `Range` back, even if the file sender fails before its response starts."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            assert PATHSEND in scope["extensions"]
+            raise ValueError("no such report")
+
+        answer, wanted = Answer(), (b"range", b"bytes=0-1")
+        with pytest.raises(ValueError, match="no such report"):
+            await ask(AccelMiddleware(app, mapping), offer, wanted, answer=answer)
+        assert wanted in answer.scope["headers"]
+
     async def test_asked_too_late(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """A sender that has started its response is told what the server can, not what the middleware could."""
 
