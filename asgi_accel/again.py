@@ -41,6 +41,5 @@ async def ask_again(app: ASGIApp, scope: Scope, first: dict[str, Any], receive: 
         return empty.pop() if empty else await receive()
 
     scope.clear()
-    extensions = first.get("extensions") or {}
-    scope.update(first, extensions={name: extensions[name] for name in extensions if name != PATHSEND})
+    scope.update(first, extensions={k: v for k, v in (first.get("extensions") or {}).items() if k != PATHSEND})
     await app(scope, receive_again, send)

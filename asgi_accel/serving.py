@@ -30,13 +30,13 @@ class Serving:
     def __init__(self, offer: Offer, scope: Scope, receive: Receive, send: Send) -> None:
         self._offer = offer
         self._scope = scope
-        self._offers = len(scope[IN_SCOPE])
+        self._offers, self._before = scope[IN_SCOPE], len(scope[IN_SCOPE])
         self._receive = receive
         self._send = send
 
     def send(self, message: Message) -> Awaitable[None]:
         # If an `AccelMiddleware` further in has an offer, a redirect is by its mapping, and for its proxy.
-        if message["type"] == "http.response.start" and len(self._scope[IN_SCOPE]) == self._offers:
+        if message["type"] == "http.response.start" and len(self._offers) == self._before:
             message = with_list(message)
             for name, value in message.get("headers", ()):
                 if len(name) == 16 and name.lower() == REDIRECT:
@@ -50,9 +50,8 @@ class Serving:
         path = self._offer.mapping.path(uri)
         shown = uri.partition("?")[0]  # a query may be a signature
         logger.debug("no proxy offers to send the redirect to %.200r: the app looks for the file %.200r", shown, path)
-        if path is None:
-            is_bad = decode_uri(uri) is None and not uri.startswith("@")  # that is a named location
-            self._offer.warn(MALFORMED if is_bad else NO_PAIR, shown)
+        if path is None:  # a named location, with its @, is no path
+            self._offer.warn(NO_PAIR if decode_uri(uri) is not None or uri.startswith("@") else MALFORMED, shown)
         return path
 
     async def _send_redirected(self, path: str, start: Message) -> None:

@@ -25,7 +25,10 @@ PLAIN = re.compile(r"[^\x00-\x1f\x7f%]*[^\x00-\x20\x7f%]")
 
 
 class LeftToApp(Exception):
-    """The app has to send this file; the message says why."""
+    """The app has to send this file; the message says why. It is put together only if somebody reads it."""
+
+    def __str__(self) -> str:
+        return str(self.args[0]).format(*map(str, self.args[1:]))
 
 
 def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, headers: Headers, names: Names) -> bytes:
@@ -47,7 +50,7 @@ def target(sendfile_type: bytes, offered: PathMap, path: str, status: int, heade
     if b"content-encoding" in names:
         raise LeftToApp("nginx would drop its Content-Encoding")
     if (uri := offered.uri(path)) is None:
-        raise LeftToApp(f"the proxy's offer, {str(offered)[:200]!r}, does not cover it")
+        raise LeftToApp("the proxy's offer, {!r:.200}, does not cover it", offered)
     size = len(uri) + sum([len(name) + len(value) + 4 for name, value in headers])
     if len(uri) > LONGEST_URI or size > LONGEST_HEADERS:
         raise LeftToApp(f"its URI, {len(uri)} bytes, or all its headers, {size} bytes, could be too long for nginx")

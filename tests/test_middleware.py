@@ -356,6 +356,16 @@ class TestOthers:
 
             assert (await ask(AccelMiddleware(app, mapping), offer)).messages == messages
 
+    async def test_app_that_empties_its_scope(self, mapping: PathMap) -> None:
+        """What an app takes out of its scope is not needed for its response."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            whole = dict(scope)
+            scope.clear()
+            await PlainTextResponse("a page")(whole, receive, send)
+
+        assert (await ask(AccelMiddleware(app, mapping))).body == b"a page"
+
     async def test_message_before_a_file(self, file: Path, mapping: PathMap, offer: tuple[bytes, bytes]) -> None:
         """What comes before the start of a file's response is not its start: the file is redirected all the same."""
         hint: Message = {"type": "http.response.early_hint", "links": []}

@@ -12,7 +12,7 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 def printable(text: str) -> str:
     """Text that cannot control the terminal, whatever somebody sends."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def fill(template: str, **values: str) -> str:
