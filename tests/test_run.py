@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import pytest
-from conftest import need_caddy, need_nginx
+from conftest import need
 from running import Running, wait_until
 from servers import UVICORN, asgi_server
 from test_docs import ROOT, blocks
@@ -27,10 +27,6 @@ TEXT = b"The quick brown fox jumps over the lazy dog\n" * 100
 HARD = "a b\"c'd;e#g%25?ü&+.txt"
 # What the proxy says of the client, and of itself.
 PROXYS = {"x-forwarded-for", "x-forwarded-proto", "x-accel-mapping", "via", "connection", "host"}
-
-
-def need(proxy: str) -> None:
-    need_nginx() if proxy == "nginx" else need_caddy("pypi")
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from conftest import need
 from running import SERVERS, Running, wait_until
-from test_run import need
 
 SIZE = 30_000_000
-PROXIES = ["nginx", "caddy"]
+pytestmark = pytest.mark.usefixtures("files")
 
 
 @pytest.fixture(scope="module")
@@ -23,12 +23,6 @@ def files(folder: Path) -> Path:
     files.mkdir(exist_ok=True)
     (files / "big.bin").write_bytes(bytes(SIZE))
     return files
-
-
-@pytest.fixture(params=PROXIES)
-def proxy(request: pytest.FixtureRequest, files: Path) -> str:
-    need(request.param)
-    return str(request.param)
 
 
 @contextmanager
@@ -108,7 +102,7 @@ def test_second_ctrl_c(folder: Path, proxy: str, server: str) -> None:
         assert size_of_rest(rest) < SIZE - 1000
 
 
-def test_hang_up(folder: Path, files: Path) -> None:
+def test_hang_up(folder: Path) -> None:
     """The end of the terminal is a signal to end, but not under nohup."""
     need("nginx")
     with Running(folder, before=("env", "--default-signal=HUP")) as running:  # the tests may run under nohup

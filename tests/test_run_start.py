@@ -17,11 +17,10 @@ from pathlib import Path
 
 import httpx
 import pytest
-from conftest import need_caddy, need_nginx
+from conftest import need, need_caddy, need_nginx
 from running import SERVERS, Running, wait_until
 from servers import TESTS, free_port, nginx_binary
 from test_docs import blocks, titled_blocks
-from test_run import need
 
 from asgi_accel.cli import main, parse
 
@@ -54,12 +53,6 @@ def ended() -> Iterator[None]:
     yield
     for running in Running.started[before:]:
         running.kill()
-
-
-@pytest.fixture(params=["nginx", "caddy"])
-def proxy(request: pytest.FixtureRequest) -> str:
-    need(request.param)
-    return str(request.param)
 
 
 def as_root(*options: str) -> tuple[str, ...]:
