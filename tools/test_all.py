@@ -43,7 +43,16 @@ def run_tests(name: str, python: Path, **environment: str) -> str:
     """One line on how the tests went."""
     print(f"== {name}", flush=True)
     started = time.monotonic()
-    command = (python, "-m", "pytest", "--quiet", "-p", "no:cacheprovider", "--ignore", "tests/test_browser.py")
+    command = (
+        python,
+        "-m",
+        "pytest",
+        "--quiet",
+        "-p",
+        "no:cacheprovider",
+        "--ignore",
+        "tests/documents/test_browser.py",
+    )
     result = subprocess.run(command, cwd=ROOT, env={**os.environ, "CI": "true", "LONG_TESTS": "yes", **environment})
     versions = subprocess.run([python, "-c", VERSIONS], capture_output=True, text=True, check=True).stdout.strip()
     outcome = "passed" if result.returncode == 0 else "FAILED"
