@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import coverage
-from servers import DEADLINE, ROOT, SHARED, client
+from servers import DEADLINE, MODULES, ROOT, client
 
 COMMAND = (sys.executable, "-m", "asgi_accel", "run")
 SERVERS = {
@@ -53,7 +53,7 @@ class Running:
         self.command = (*before, *COMMAND, *port, *arguments[:at], app, *arguments[at:])
         self.environment = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(SHARED), str(ROOT)]),
+            "PYTHONPATH": MODULES,
             "PYTHONDONTWRITEBYTECODE": "1",
             "TMPDIR": str(self.temporary),
             "FILES": str(self.files),

@@ -18,6 +18,9 @@ from storage import Storage
 
 SHARED = Path(__file__).parent
 ROOT = SHARED.parent.parent
+# What a server imports: the package, the apps of the tests, and those in test modules.
+FOLDERS = (ROOT, SHARED, *(ROOT / "tests" / name for name in ("core", "proxies", "command", "documents")))
+MODULES = os.pathsep.join(map(str, FOLDERS))
 DEADLINE = 20  # seconds
 
 
@@ -61,11 +64,10 @@ class Process:
         self.environment = environment
 
     def __enter__(self) -> Process:
-        path = os.pathsep.join([str(SHARED), str(ROOT)])
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command,
-                env={**os.environ, "PYTHONPATH": path, **self.environment},
+                env={**os.environ, "PYTHONPATH": MODULES, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
