@@ -4,11 +4,12 @@ If a proxy offers to send files, `redirecting.py` goes on, else `serving.py`.
 """
 
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-from asgi_accel.mapping import Pairs, PathMap
-from asgi_accel.offer import IN_SCOPE, REDIRECT, Offer
+from asgi_accel import file_response
+from asgi_accel.mapping import Pairs, PathMap, as_map
+from asgi_accel.offer import IN_SCOPE, REDIRECT, Trust
 from asgi_accel.redirecting import PASSING, Redirecting
 from asgi_accel.serving import Serving
 
@@ -21,12 +22,11 @@ class AccelMiddleware:
     The proxy's offer is the request's `X-Accel-Mapping` header. With `mapping` alone, a file becomes a redirect if a
     pair that covers it is in both `mapping` and the header.
 
-    Make this the first ``add_middleware`` line, so that it is next to the routes: other middleware may not know
-    ``http.response.pathsend``.
+    It makes no difference where you add it: other middlewares see the redirect as an ordinary response.
 
     Args:
-        app: The ASGI app. Files that it sends by the ``http.response.pathsend`` extension (`FileResponse`,
-            `StaticFiles`) become redirects.
+        app: The ASGI app. Files that it sends by Starlette's `FileResponse`, as `StaticFiles` does, become redirects.
+            For this, the first `AccelMiddleware` wraps ``FileResponse.__call__`` (`asgi_accel/file_response.py`).
         mapping: Directories of the app, each with the URI prefix of the proxy's internal location for it: a dict such
             as ``{"/mnt/storage": "/download"}``, a list of pairs, a `PathMap`, or the text that `PathMap.parse` reads.
         always: Redirect every file under `mapping`, whatever the request says. Use it only if nobody but the proxy can
@@ -57,38 +57,60 @@ class AccelMiddleware:
         sendfile_type: str = "X-Accel-Redirect",
         hold: float = 0.1,
     ) -> None:
-        if isinstance(mapping, str):
-            mapping = PathMap.parse(mapping)
-        own = None if mapping is None else PathMap(mapping)
         if isinstance(hold, bool) or not isinstance(hold, int | float) or not 0 <= hold < math.inf:
             raise ValueError(f"hold={hold!r}: give a number of seconds, 0 or more; 0 sends each redirect at once")
+
         self.app = app
-        self._offer = Offer(own, always, trust_header, secret, sendfile_type, hold)
+        self._hold = hold
+        self._trust = Trust(
+            None if mapping is None else _read(mapping),
+            always=always,
+            trust_header=trust_header,
+            secret=secret,
+            sendfile_type=sendfile_type,
+        )
+        file_response.wrap()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        offer = self._offer
-        if scope["type"] == "websocket":
-            offer.hide_secret(scope)
         if scope["type"] != "http":
+            if scope["type"] == "websocket":
+                self._trust.hide_secret(scope)
             await self.app(scope, receive, send)
             return
-        found = offer.of(scope)
-        offers = scope.setdefault(IN_SCOPE, [])  # a middleware further out may have one
-        if found is not None and offer.sendfile_type == REDIRECT:
-            offers.append(found[0])
-        else:  # Apache and lighttpd know no internal URIs
-            send = Serving(offer, scope, receive, send).send
-        if found is None:
+
+        trust = self._trust
+        offer = trust.offer(scope)
+        requests = scope.setdefault(IN_SCOPE, [])  # a middleware further out may have put it there
+
+        if offer is None or trust.sendfile_type != REDIRECT:  # Apache and lighttpd know no internal URIs
+            send = Serving(trust, scope, receive, send).send
+
+        if offer is None:
             await self.app(scope, receive, send)
             return
-        request = Redirecting(offer, *found, scope, receive, send)
+
+        request = Redirecting(trust, offer, self._hold, receive, send)
+        requests.append(request)
         try:
             await self.app(scope, receive, request.send)
-        except BaseException as exc:
-            if not await request.finish(self.app, exc):
-                raise
+        except BaseException as error:
+            await request.finish(error)
+            raise
         else:
-            if request.stage != PASSING:
-                await request.finish(self.app)
+            if request.stage != PASSING or request.sender is not None:
+                await request.finish()
         finally:
-            request.view.give_back()
+            request.is_done = True
+
+
+# What was read from iterators, which end: Starlette and `asgi-accel nginx --app` may build an app's middleware each.
+_from_iterators: dict[Iterator[Any], PathMap] = {}
+
+
+def _read(mapping: Pairs | str) -> PathMap:
+    if not isinstance(mapping, Iterator):
+        return as_map(mapping)
+
+    if mapping not in _from_iterators:
+        _from_iterators[mapping] = as_map(mapping)
+    return _from_iterators[mapping]

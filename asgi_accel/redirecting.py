@@ -1,223 +1,296 @@
-"""Files going out become redirects: one request's response, from the file sender's question to the end.
+"""Files going out become redirects: one request whose proxy offers to send files.
 
-How a file sender is known is in `pathsend.py`, where its file goes in `target.py`, and how long a redirect waits in
-`wait.py`. `Redirecting` follows the messages of a response, and `Handover` answers with a file.
+`file_response.py` asks `Redirecting.redirect` for the redirect in place of a file. It goes through the app's other
+middlewares as any response does, and comes to `Redirecting.send`, which holds it until the app is done. Where a file
+goes is in `target.py`, and how long a redirect waits in `wait.py`.
 """
 
 import contextlib
+import errno
 import logging
+import os
 import stat
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
+from typing import NamedTuple
 
 import anyio
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.responses import FileResponse
+from starlette.types import Message, Receive, Scope, Send
 
-from asgi_accel.again import ask_again, client_is_there, may_ask_again
-from asgi_accel.log import LOST, OWNER_ONLY, logger
-from asgi_accel.offer import FOR_GET, REDIRECT, Headers, Names, Offer, Offered
-from asgi_accel.pathsend import PATHSEND, Extensions
-from asgi_accel.serving import in_lower_case, is_part, send_all, send_bytes, send_file, stat_file, with_list
+from asgi_accel import log
+from asgi_accel.log import logger
+from asgi_accel.offer import FOR_GET, REDIRECT, SENDFILE, Headers, Offer, Trust
+from asgi_accel.serving import find, in_lower_case, nothing, send_file, with_validators
 from asgi_accel.target import FROM_THE_FILE, LeftToApp, add_vary, target
 from asgi_accel.wait import OpenFile, Timer
 
 START = "http.response.start"
-# The stages of a response. WATCHING: it has not started. HOLDING: a file sender has started it, and the next message
-# tells what it sends. PASSING: it goes out as the app sends it. TAKEN: it is answered here, and later messages are
-# dropped.
-WATCHING, HOLDING, PASSING, TAKEN = range(4)
+BODY = "http.response.body"
+
+# The stages of a response. WATCHING: it has not started. PASSING: it goes out as the app sends it. REDIRECTED: it is a
+# redirect, which has no body. WEIGHING: a middleware has lost the redirect, and the body tells what it answers with.
+# SENT: the app has sent the file here, and nothing else may follow.
+WATCHING, PASSING, REDIRECTED, WEIGHING, SENT = range(5)
+
+# Errors of opening a file that is perhaps only there for nginx.
+NOT_HERE = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 
 
-class Handover:
-    """One request whose proxy offers to send files, and the ways to answer it with a file."""
+class Sender(NamedTuple):
+    """What a redirect stands for: a response that sends a file, and what it was called with."""
 
-    # Set if the app sends a file. Most responses are not files, so `__init__`, which each request pays for, has none.
-    _start: Message  # of the file's response, as the app made it
-    _held: Sequence[Message] = ()  # what waits until the app is done: a redirect, or an error page, which is a list
-    _file: OpenFile  # of a redirect that waits
-    _timer: Timer | None = None  # of a redirect that waits
-    _longer = False  # a middleware wants to add to the file's bytes, which it does not get: the app is asked again
-    _refused = False  # `FileResponse` has refused the range, with other headers than the app's refusal: the same
+    response: FileResponse
+    path: str
+    file: OpenFile | None  # None if the redirect does not wait
+    scope: Scope
+    headers: Headers  # of the redirect, as it was made
 
-    def __init__(self, offer: Offer, found: Offered, names: Names, scope: Scope, receive: Receive, send: Send) -> None:
-        self._offer = offer
-        self._offered = found
-        self._headers = names  # of the request, those that matter
-        self._scope = scope
+
+class Redirecting:
+    """One request. The scope has it, so that a file's response finds it."""
+
+    is_done = False  # the app
+    stage = WATCHING
+    target: bytes | None = None  # of the last redirect that was made for this request
+    sender: Sender | None = None  # whose redirect that is, until it has gone out
+
+    _start: Message  # while WEIGHING
+    _held: list[Message]  # while REDIRECTED
+    _timer: Timer | None = None
+
+    def __init__(self, trust: Trust, offer: Offer, hold: float, receive: Receive, send: Send) -> None:
+        self.trust = trust
+        self.offer = offer
+        self._hold = hold  # seconds that a redirect waits for the app, at most
         self._receive = receive
         self._send = send
-        self._first = {**scope, "headers": list(scope["headers"])}  # before the app has noted anything in it
-        self.view: Extensions = Extensions(scope, b"range" in names)
 
-    async def _hand_over(self, path: str, headers: Headers, names: Names) -> None:
-        """Redirect a file, or leave it to the app; `headers` are those of its response, `names` the same as a dict."""
-        kind, hold = self._offer.sendfile_type, self._offer.hold
-        try:
-            if self._scope["method"] != "GET" and not FOR_GET.isdisjoint(self._headers):
-                raise LeftToApp("nginx would treat the request as a GET, and apply its Range or condition")
-            goal = target(kind, self._offered.mapping, path, self._start["status"], headers, names)
-        except LeftToApp as reason:
-            logger.debug("the app sends %.200r itself: %s", path, reason)
-            return await self._leave(path, names)
+    def __deepcopy__(self, memo: object) -> "Redirecting":
+        """A copy of the scope speaks of the same request."""
+        return self
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Pickled, it is None: a request is of this process."""
+        return type(None), ()
+
+    def redirect(self, response: FileResponse, scope: Scope) -> tuple[Message, Message] | None:
+        """The messages that take the place of a file's response, or None if the app has to send the file."""
+        path = os.fspath(response.path)
+        kind = self.trust.sendfile_type
+        headers = in_lower_case(response.raw_headers)
+        names = dict(headers)
+        file = status = None
+
+        goal = names.get(kind)  # the app's own counts, as it is
+        if goal is None:
+            try:
+                goal = self._target(path, response.status_code, headers, names, scope)
+                file, status = self._look_at(path, response.stat_result)
+            except LeftToApp as reason:
+                self._tell_left(path, reason)
+                return None
         logger.debug("%.200r is redirected to %.200r", path, goal)
-        redirect = self._redirect(headers, goal)
-        file = None
-        with contextlib.suppress(OSError):  # perhaps only nginx has it
-            file = OpenFile(path) if hold else None
-        if file is None:
-            await send_all(self._send, *redirect)
-        elif stat.S_ISREG(file.stat_result.st_mode) and self._is_longer(names, file.stat_result.st_size):
-            self._longer = True
-            file.close()
-        else:
-            self._file, self._held = file, redirect
-            self._timer = Timer(hold, self._release)
 
-    def _redirect(self, headers: Headers, goal: bytes) -> tuple[Message, Message]:
-        """A redirect that keeps the headers of a file's response."""
-        kind, dropped = self._offer.sendfile_type, FROM_THE_FILE[self._offer.sendfile_type]
-        headers = [header for header in headers if header[0] not in dropped] + [(b"content-length", b"0"), (kind, goal)]
-        start = {**self._start, "headers": add_vary(headers) if self._offered.varies else headers}
-        return start, {"type": "http.response.body", "body": b""}
+        if kind == SENDFILE and status is not None:
+            headers = with_validators(headers, path, status)
+        dropped = FROM_THE_FILE[kind]
+        headers = [header for header in headers if header[0] not in dropped]
+        headers += [(b"content-length", b"0"), (kind, goal)]
+        if self.offer.varies:
+            headers = add_vary(headers)
+
+        self._forget()
+        self.target = goal
+        self.sender = Sender(response, path, file, scope, list(headers))
+        return {"type": START, "status": response.status_code, "headers": headers}, _end()
+
+    def send(self, message: Message) -> Awaitable[None]:
+        """The `send` of the app."""
+        if self.stage == PASSING:
+            return self._send(message)
+
+        if self.stage == WATCHING:
+            if message["type"] == START:
+                return self._begin(message)
+            return self._send(message)  # of another extension, such as an early hint
+
+        if self.stage == REDIRECTED:
+            return self._follow(message)
+        if self.stage == WEIGHING:
+            return self._weigh(message)
+        return nothing()
+
+    async def finish(self, error: BaseException | None = None) -> None:
+        """The app is done, or has raised an error: send what has been held.
+
+        Raises:
+            Exception: What was held could not be sent, which was before the app's own error.
+        """
+        timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed
+        earlier = None if timer is None else timer.error
+        if error is None:
+            await self._finish(timer)
+            return
+
+        # A cancelled app must not lose its response. What goes wrong with that must not hide the app's own error.
+        with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
+            await self._finish(timer)
+        if earlier is not None and isinstance(error, Exception):
+            raise earlier
+
+    async def _finish(self, timer: Timer | None) -> None:
+        if timer is not None:
+            await timer.finish()
+            return
+
+        self._forget()
+        if self.stage == WEIGHING:  # the answer has no end: that is for the server to say
+            self.stage = PASSING
+            await self._send(self._start)
+
+    def _target(self, path: str, status: int, headers: Headers, names: dict[bytes, bytes], scope: Scope) -> bytes:
+        method = scope["method"]
+        if method not in ("GET", "HEAD") and not FOR_GET.isdisjoint(dict(scope["headers"])):
+            raise LeftToApp("nginx would treat the request as a GET, and apply its Range or condition")
+        return target(self.trust.sendfile_type, self.offer.mapping, path, status, headers, names)
+
+    def _look_at(self, path: str, status: os.stat_result | None) -> tuple[OpenFile | None, os.stat_result | None]:
+        """Open the file if the redirect is to wait, else look at it. Both are None if there is no such file here."""
+        file = None
+        try:
+            if self._hold:
+                file = OpenFile(path)
+                status = status or file.stat_result
+            elif status is None:
+                status = os.stat(path)
+        except OSError as exc:
+            if exc.errno in NOT_HERE:
+                return None, None
+            raise LeftToApp("it cannot be opened: {}", exc) from exc
+
+        if status is not None and not stat.S_ISREG(status.st_mode):
+            if file is not None:
+                file.close()
+            raise LeftToApp("it is not a regular file")
+        return file, status
+
+    def _tell_left(self, path: str, reason: LeftToApp) -> None:
+        logger.debug("the app sends %.200r itself: %s", path, reason)
+        if ".." in path.split("/"):
+            self.trust.warn(log.DOT_DOT, path)
+
+    def _begin(self, start: Message) -> Awaitable[None]:
+        """Go on with the start of a response."""
+        start, goal = find(self.trust.sendfile_type, start)
+
+        if self.sender is not None:
+            if goal == self.target:
+                self.stage = REDIRECTED
+                return self._begin_redirect(self.sender, start)
+
+            if goal is None and start["status"] == 200:
+                self.stage = WEIGHING
+                self._start = start
+                return nothing()
+
+        # Not a file, or another answer.
+        self.stage = PASSING
+        if goal is not None and self._is_of_a_file(goal) and self.offer.varies:
+            start = {**start, "headers": add_vary(start["headers"])}
+        return self._send(start)
+
+    def _is_of_a_file(self, goal: bytes) -> bool:
+        """Whether a redirect of the app's own would be a file without this offer."""
+        return self.trust.sendfile_type == REDIRECT and self.trust.is_file(goal)
+
+    async def _begin_redirect(self, sender: Sender, start: Message) -> None:
+        if start["headers"] != sender.headers:
+            # A middleware may have made a body or another encoding. The proxy sends the file as it is.
+            of_the_body = (b"content-length", b"content-encoding")
+            headers = [header for header in start["headers"] if header[0].lower() not in of_the_body]
+            start = {**start, "headers": [*headers, (b"content-length", b"0")]}
+
+        self._held = [start, _end()]
+        if sender.file is None:
+            await self._release()
+        else:
+            self._timer = Timer(self._hold, self._release)
+
+    def _follow(self, message: Message) -> Awaitable[None]:
+        """Go on with a message after the start of a redirect, which has its end already."""
+        if message["type"] == BODY:
+            if message.get("body"):
+                self.trust.warn(log.CHANGED, self.target, level=logging.ERROR)
+            return nothing()
+
+        if self._held:  # trailers, say
+            self._held.append(message)
+            return nothing()
+        return self._send(message)
 
     async def _release(self) -> None:
         """Send the redirect that has waited; if its file is gone by now, the file."""
-        file, status = self._file, self._file.stat_result
+        sender = self.sender
+        file = None if sender is None else sender.file
         try:
-            if not file.is_there():
-                logger.debug("the app sends %.200r itself: the file is gone, now that the app is done", file.path)
-                scope = {**self._scope, "extensions": {}}
-                return await send_file(file, status, self._start, scope, self._receive, self._send)
+            if sender is not None and file is not None:
+                if not file.is_there():
+                    logger.debug("the app sends %.200r itself: the file is gone, now that the app is done", file.path)
+                    self.stage = SENT
+                    await self._send_file(sender, self._held[0])
+                    return
+                self._tell_owner_only(file)
+
+            while self._held:
+                await self._send(self._held[0])
+                del self._held[0]
         finally:
-            file.close()
+            self._forget()
+
+    def _tell_owner_only(self, file: OpenFile) -> None:
+        status = file.stat_result
         if not status.st_mode & 0o044:
-            self._offer.warn(OWNER_ONLY, file.path, status.st_uid, status.st_mode & 0o7777)
-        await send_all(self._send, *self._held)
+            self.trust.warn(log.OWNER_ONLY, file.path, status.st_uid, status.st_mode & 0o7777)
 
-    async def _leave(self, path: str, names: Names) -> None:
-        """Send what the app would have sent without the middleware, ranges included.
-
-        A refused range is not sent: only the app knows the headers of its own refusal.
-        """
-        status = await stat_file(path)  # if there is none, `FileResponse` says what is wrong
-        if status is not None and self._is_longer(names, status.st_size):
-            self._longer = True
+    async def _weigh(self, message: Message) -> None:
+        """Go on with a message after a start without the redirect that was made: does the answer have a body?"""
+        is_empty = message["type"] == BODY and not message.get("body")
+        if is_empty and message.get("more_body", False):
             return
-        may_refuse = b"range" in self._headers and self._start["status"] == 200 and may_ask_again(self._first)
-        send = self._send_unless_refused if may_refuse else self._send
-        scope = {**self._scope, "extensions": self.view.server}
-        await send_file(path, status, self._start, scope, self._receive, send)
 
-    def _send_unless_refused(self, message: Message) -> Awaitable[None]:
-        self._refused = self._refused or message.get("status") in (400, 416)
-        return send_all(self._send) if self._refused else self._send(message)
+        if is_empty and self.sender is not None:
+            self.stage = SENT
+            await self._send_file(self.sender, self._start)
+            return
 
-    def _is_longer(self, names: Names, size: int) -> bool:
-        """Whether the headers speak of more bytes than there are, and the app may be asked again for them."""
-        length = names.get(b"content-length", b"")
-        return length.isdigit() and int(length) > size and may_ask_again(self._first)
+        self.stage = PASSING
+        await self._send(self._start)
+        await self._send(message)
+
+    async def _send_file(self, sender: Sender, start: Message) -> None:
+        """The app sends the file of a redirect, with the headers of an answer that has no body."""
+        more = sender.response.raw_headers
+        if start["headers"] == sender.headers:
+            headers = more
+        else:
+            headers = [header for header in start["headers"] if header[0].lower() != b"content-encoding"]
+        start = {**start, "headers": headers}
+
+        if sender.file is None:
+            await send_file(sender.path, None, start, sender.scope, self._receive, self._send, more)
+            return
+
+        scope = {**sender.scope, "extensions": {}}  # no server can send an open file by its path
+        status = sender.file.stat_result
+        await send_file(sender.file, status, start, scope, self._receive, self._send, more)
+
+    def _forget(self) -> None:
+        """Close the file, and free what holds this request in turn."""
+        if self.sender is not None and self.sender.file is not None:
+            self.sender.file.close()
+        self.sender = None
 
 
-class Redirecting(Handover):
-    """The `send` of one request whose proxy offers to send files, and what to do when the app is done."""
-
-    stage: int = WATCHING
-
-    def send(self, message: Message) -> Awaitable[None]:
-        stage, kind = self.stage, message["type"]
-        if stage == PASSING and kind != PATHSEND:
-            return self._send(message)
-        if stage == WATCHING and kind == START and not self.view.asked:
-            self.stage, self.view.open = PASSING, False
-            return self._send(self._with_vary(message))
-        if stage == WATCHING and kind != START:  # a message of another extension, such as an early hint
-            return self._send(message)
-        return self._decide(message) if stage == HOLDING else self._step(message)
-
-    async def _step(self, message: Message) -> None:
-        if self.stage == WATCHING:
-            self.stage, self.view.open = HOLDING, False
-            self.view.show_range()
-            self._start = with_list(message)
-        elif self.stage == PASSING:  # a path without the question: the app has a copy of the extensions
-            knows_path = PATHSEND in self.view.server and not is_part(message)
-            await (self._send(message) if knows_path else send_bytes(message, self._send))
-        elif isinstance(self._held, list):
-            self._held.append(message)
-
-    async def _decide(self, message: Message) -> None:
-        """Go on with the response that a file sender has started, now that the next message tells what it sends."""
-        self.stage = TAKEN
-        start, kind = self._start, self._offer.sendfile_type
-        headers = in_lower_case(start)
-        names = dict(headers)
-        is_file = message["type"] == PATHSEND and not is_part(message)
-        is_body = message["type"] == "http.response.body"
-        is_whole = is_body and not message.get("more_body", False)
-        is_head = is_whole and self._scope["method"] == "HEAD"
-        if kind in names and (is_file or is_head):
-            await send_all(self._send, *self._redirect(headers, names[kind]))
-        elif is_file:
-            await self._hand_over(message["path"], headers, names)
-        elif is_body and start["status"] == 500:
-            self._held = [start, message]  # an error page, perhaps because a response was lost
-        elif is_head:  # It has no path. The ETag of its GET will be nginx's.
-            logger.debug("the app answers the HEAD of %.200r itself", self._scope["path"])
-            if kind == REDIRECT and headers:
-                start = {**start, "headers": [header for header in headers if header[0] != b"etag"]}
-            await send_all(self._send, start, message)
-        elif is_whole and start["status"] != 304 and self._is_longer(names, len(message.get("body", b""))):
-            # A middleware has dropped the file's path, and ended a response that has no body then.
-            logger.debug("another middleware lost the body of %.200r", self._scope["path"])
-            self._longer = True
-        else:  # a part of a file, or not a file: an error page, for example
-            self.stage = PASSING
-            await self._send(self._with_vary(start))
-            await self.send(message)
-
-    def _with_vary(self, start: Message) -> Message:
-        """The app's own start, with `Vary` if it is a redirect that would be a file without this offer."""
-        start = with_list(start)
-        for name, value in start.get("headers", ()):  # each header of each response: its length tells it faster
-            if len(name) == 16 and name.lower() == REDIRECT == self._offer.sendfile_type:
-                is_file = value.startswith(self._offer.targets) or self._offer.is_file(value)
-                return {**start, "headers": add_vary(start["headers"])} if is_file and self._offered.varies else start
-        return start
-
-    async def finish(self, app: ASGIApp, error: BaseException | None = None) -> bool:
-        """The app is done, or has raised an error: send what was held back, or ask the app again for what was lost.
-
-        Returns:
-            Whether the error is settled: it says only that a response was lost, and the app has been asked again.
-
-        Raises:
-            Exception: The redirect that waited could not be sent, which was before the app's own error.
-        """
-        if self._is_lost(error) and await client_is_there(self._receive):
-            may = may_ask_again(self._first)
-            if not self._refused:
-                self._offer.warn(LOST, self._scope["path"], "is" if may else "cannot be", level=logging.ERROR)
-            if may:
-                self.view.take_back()
-                self.stage = WATCHING
-                await ask_again(app, self._scope, self._first, self._receive, self.send)
-                return True
-        timer, self._timer = self._timer, None  # the two hold each other, which would keep both from being freed
-        earlier = None if timer is None else timer.error
-        sending = send_all(self._send, *self._held) if timer is None else timer.finish()
-        if error is None:
-            await sending
-            return True
-        # A cancelled app must not lose its response. What goes wrong with that must not hide the app's own error.
-        with anyio.CancelScope(shield=True), contextlib.suppress(Exception):
-            await sending
-        if earlier is not None and isinstance(error, Exception):
-            raise earlier
-        return False
-
-    def _is_lost(self, error: BaseException | None) -> bool:
-        """Whether the app knows of pathsend, and nothing that could go out has come."""
-        is_missing = self.stage == HOLDING or (self.stage == WATCHING and self.view.known)
-        if error is None:
-            return is_missing or self._longer or self._refused
-        # Starlette's `BaseHTTPMiddleware` waits for a response, and raises this if none comes.
-        return repr(error) == "RuntimeError('No response returned.')" and (is_missing or isinstance(self._held, list))
+def _end() -> Message:
+    """The end of a redirect, which has no body. A new one each time: middlewares write into messages."""
+    return {"type": BODY, "body": b""}

@@ -1,10 +1,11 @@
 """`AccelRedirectResponse`: headers alone, which tell the proxy what to send."""
 
+import mimetypes
 import os
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import datetime
-from mimetypes import guess_type
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -12,8 +13,8 @@ from starlette.background import BackgroundTask
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from asgi_accel.mapping import PathMap, StrPath, is_unsafe, percent_encode
-from asgi_accel.offer import IN_SCOPE
+from asgi_accel.mapping import Pairs, PathMap, StrPath, as_map, is_unsafe, percent_encode
+from asgi_accel.offer import IN_SCOPE, innermost, offered
 from asgi_accel.target import add_vary
 
 Query = str | Mapping[str, Any] | Iterable[tuple[str, Any]]
@@ -40,7 +41,7 @@ class AccelRedirectResponse(Response):
         background: A task to run after the response. It must not delete the file: nginx may not have opened it yet.
         filename: The name under which browsers save the file (`Content-Disposition`, RFC 6266).
         content_disposition_type: ``attachment`` or ``inline``.
-        mapping: The `PathMap` that turns `path` into the internal URI.
+        mapping: What turns `path` into the internal URI: a `PathMap`, made once, or what `AccelMiddleware` takes.
         query: What follows ``?`` in the internal URI: text that is already encoded, or a dict or pairs to encode. A
             name may have several values, as in `Request.query_params`.
         buffering: `X-Accel-Buffering`. It has no effect on what nginx sends from an internal location.
@@ -67,7 +68,7 @@ class AccelRedirectResponse(Response):
         *,
         filename: str | None = None,
         content_disposition_type: str = "attachment",
-        mapping: PathMap | None = None,
+        mapping: Pairs | str | None = None,
         query: Query | None = None,
         buffering: bool | None = None,
         limit_rate: int | None = None,
@@ -77,75 +78,127 @@ class AccelRedirectResponse(Response):
     ) -> None:
         if status_code != 200:
             raise ValueError(f"status_code={status_code!r}: nginx answers with 200 whatever the app says; leave it out")
+
         if fallback is not None and not callable(fallback):
             raise ValueError(f"fallback={fallback!r}: give a Response or an ASGI app")
-        self.fallback = fallback
-        if charset is not None:
-            self.charset: str = _token("charset", charset)
+
         text = os.fspath(path)
         if media_type is None:
-            # Only the last component: `guess_type` also reads URLs, and a name could look like one, `data:text/html,x`.
-            media_type = guess_type("/" + (filename or text).rpartition("/")[2])[0] or "application/octet-stream"
-        super().__init__(None, status_code, headers, media_type or None, background)
+            media_type = _guess_type(filename or text)
+        if charset is not None:
+            self.charset: str = _token("charset", charset)
+
+        self.status_code = status_code
+        self.media_type = media_type or None
+        self.background = background
+        self.fallback = fallback
+        self.body = b""
+        self.init_headers(headers)
+
         own = {b"content-length": "0", b"x-accel-redirect": _target(text, mapping, query)}
         if filename is not None and "content-disposition" not in self.headers:
-            own[b"content-disposition"] = content_disposition(filename, content_disposition_type)
+            kind = _token("content_disposition_type", content_disposition_type)
+            own[b"content-disposition"] = _disposition(filename, kind)
         if buffering is not None:
-            if not isinstance(buffering, bool):
-                raise ValueError(f"buffering={buffering!r}: give True or False")
-            own[b"x-accel-buffering"] = "yes" if buffering else "no"
+            own[b"x-accel-buffering"] = _yes_or_no("buffering", buffering)
         if limit_rate is not None:
             own[b"x-accel-limit-rate"] = _number("limit_rate", limit_rate, "bytes per second")
         if expires is not None:
             own[b"x-accel-expires"] = _moment(expires)
         if charset is not None:
             own[b"x-accel-charset"] = charset
+
         # All at once: `self.headers[...] = ...` for each would take as long as the rest of a response.
         given = [header for header in self.raw_headers if header[0] not in own and header[0] != b"accept-ranges"]
         self.raw_headers[:] = given + [(name, value.encode("latin-1")) for name, value in own.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self.fallback is not None and IN_SCOPE in scope:
-            if not scope[IN_SCOPE]:
-                await self.fallback(scope, receive, send)
-                if self.background is not None:
-                    await self.background()
-                return
-            if scope[IN_SCOPE][-1].varies:
-                self.raw_headers[:] = add_vary(self.raw_headers)
+        is_websocket = scope["type"] == "websocket"  # refused: no proxy sends a file in place of that
+        if self.fallback is None:
+            if is_websocket:
+                raise RuntimeError("AccelRedirectResponse cannot refuse a websocket: give it fallback=")
+            await super().__call__(scope, receive, send)
+            return
+
+        request = innermost(scope)
+        is_within_middleware = IN_SCOPE in scope
+        if is_websocket or (is_within_middleware and offered(scope) is None):
+            await self.fallback(scope, receive, send)
+            if self.background is not None:
+                await self.background()
+            return
+
+        if request is not None and request.offer.varies:
+            self.raw_headers[:] = add_vary(self.raw_headers)
         await super().__call__(scope, receive, send)
 
 
-def _target(path: str, mapping: PathMap | None, query: Query | None) -> str:
+def _guess_type(path: str) -> str:
+    """The media type of a file, by its name."""
+    name = path.rpartition("/")[2]
+    suffix = name[name.rfind(".") :] if "." in name[1:] else ""
+
+    # The type of `a.tar.gz` is that of `a.tar`. Few names are like this.
+    if suffix.lower() in mimetypes.encodings_map:
+        suffix = f"/{name}"
+    return _type_of(suffix)
+
+
+@lru_cache(maxsize=256)
+def _type_of(suffix: str) -> str:
+    # With a slash before it: `guess_type` also reads URLs, and a name could look like one, `data:text/html,x`.
+    return mimetypes.guess_type(f"/x{suffix}")[0] or "application/octet-stream"
+
+
+def _target(path: str, mapping: Pairs | str | None, query: Query | None) -> str:
     """The value of `X-Accel-Redirect`."""
     if mapping is not None:
-        if not isinstance(mapping, PathMap):
-            raise ValueError(f"mapping={mapping!r}: give a PathMap, made once and not for each response")
-        if (uri := mapping.uri(path)) is None:
-            raise ValueError(f"{path!r} is not covered by {mapping!r}; give a file in one of its directories")
+        uri = _uri_of_file(path, as_map(mapping))
     elif path.startswith("@"):
-        if not _VISIBLE.fullmatch(path) or len(path) == 1:
-            raise ValueError(f"{path!r}: a named location is '@' and its name, with no spaces or control characters")
-        if query is not None:
-            raise ValueError(f"query={query!r}: a named location, {path!r}, takes no query; give a path instead")
-        return path
+        return _named_location(path, query)
     else:
-        try:
-            raw = os.fsencode(path)
-        except UnicodeEncodeError as exc:
-            raise ValueError(f"{path!r} cannot be encoded: {exc}") from exc
-        if not raw.startswith(b"/") or is_unsafe(raw):
-            raise ValueError(f"{path!r}: give a path that starts with '/' (or '@'), without '..' and NUL")
-        uri = percent_encode(raw)
+        uri = _uri(path)
+
     if query is None:
         return uri
+    return f"{uri}?{_query(query)}"
+
+
+def _uri_of_file(path: str, mapping: PathMap) -> str:
+    uri = mapping.uri(path)
+    if uri is None:
+        raise ValueError(f"{path!r} is not covered by {mapping!r}; give a file in one of its directories")
+    return uri
+
+
+def _named_location(name: str, query: Query | None) -> str:
+    if not _VISIBLE.fullmatch(name) or len(name) == 1:
+        raise ValueError(f"{name!r}: a named location is '@' and its name, with no spaces or control characters")
+    if query is not None:
+        raise ValueError(f"query={query!r}: a named location, {name!r}, takes no query; give a path instead")
+    return name
+
+
+def _uri(path: str) -> str:
+    try:
+        raw = os.fsencode(path)
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"{path!r} cannot be encoded: {exc}") from exc
+
+    if not raw.startswith(b"/") or is_unsafe(raw):
+        raise ValueError(f"{path!r}: give a path that starts with '/' (or '@'), without '..' and NUL")
+    return percent_encode(raw)
+
+
+def _query(query: Query) -> str:
     if not isinstance(query, str):
         # Starlette's `QueryParams` is a mapping of names to their last values.
         pairs = query.multi_items() if hasattr(query, "multi_items") else query
         query = urlencode(list(pairs.items() if isinstance(pairs, Mapping) else pairs), doseq=True)
+
     if not _VISIBLE.fullmatch(query):
         raise ValueError(f"query={query!r} has spaces, control or non-ASCII characters; encode it, or give a dict")
-    return f"{uri}?{query}"
+    return query
 
 
 def content_disposition(filename: str, type: str = "attachment") -> str:  # noqa: A002 (the word of RFC 6266)
@@ -162,8 +215,12 @@ def content_disposition(filename: str, type: str = "attachment") -> str:  # noqa
     Raises:
         ValueError: `type` is not a token (RFC 9110, section 5.6.2).
     """
+    return _disposition(filename, _token("type", type))
+
+
+def _disposition(filename: str, kind: str) -> str:
     fallback = re.sub(r'[^ -~]|["\\%]', "_", filename)
-    value = f'{_token("content_disposition_type", type)}; filename="{fallback}"'
+    value = f'{kind}; filename="{fallback}"'
     if fallback == filename:
         return value
     name = re.sub("[\ud800-\udfff]", "\ufffd", filename)  # RFC 8187 has no place for bytes that are not UTF-8
@@ -174,6 +231,12 @@ def _token(name: str, value: str) -> str:
     if not _TOKEN.fullmatch(value):
         raise ValueError(f"{name}={value!r} is not a token (RFC 9110, section 5.6.2): give a plain word")
     return value
+
+
+def _yes_or_no(name: str, value: bool) -> str:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r}: give True or False")
+    return "yes" if value else "no"
 
 
 def _number(name: str, value: int, unit: str) -> str:

@@ -27,6 +27,7 @@ class OpenFile:
         self.path = path
         self._descriptor = os.open(path, READ)
         self.stat_result: os.stat_result = os.fstat(self._descriptor)
+        self._is_open = True
 
     def __index__(self) -> int:
         """What `open` takes for a path: a descriptor of its own, which is closed by whoever opens the file."""
@@ -40,7 +41,10 @@ class OpenFile:
             return False
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        """Close the file, if it is open."""
+        if self._is_open:
+            self._is_open = False
+            os.close(self._descriptor)
 
 
 class Timer:
@@ -53,16 +57,16 @@ class Timer:
         self._seconds = seconds
         self._release = release
         self._handle: asyncio.Handle | anyio.CancelScope
-        try:
+
+        if _is_on_asyncio():
+            # Most apps finish before the loop comes round, and starting a clock costs more.
             self._loop = asyncio.get_running_loop()
-        except RuntimeError:
+            self._handle = self._loop.call_soon(self._start_clock)
+        else:
             import trio
 
             self._handle = anyio.CancelScope()
             trio.lowlevel.spawn_system_task(self._wait_on_trio, self._handle, context=contextvars.copy_context())
-        else:
-            # Most apps finish before the loop comes round, and starting a clock costs more.
-            self._handle = self._loop.call_soon(self._start_clock)
 
     def _start_clock(self) -> None:
         self._handle = self._loop.call_later(self._seconds, self._time_is_up)
@@ -74,6 +78,7 @@ class Timer:
     async def _wait_on_trio(self, scope: anyio.CancelScope) -> None:
         with scope:
             await anyio.sleep(self._seconds)
+
         if not scope.cancel_called:
             self._done = anyio.Event()
             await self._release_alone(self._done)
@@ -90,7 +95,17 @@ class Timer:
         """The app is done: release now, unless the time was up before; raise what went wrong with that."""
         self._handle.cancel()
         if self._done is None:
-            return await self._release()
+            await self._release()
+            return
+
         await self._done.wait()
         if self.error is not None:
             raise self.error
+
+
+def _is_on_asyncio() -> bool:
+    """Whether this is a task of asyncio. In trio's guest mode asyncio's loop runs, too, but no task of it."""
+    try:
+        return asyncio.current_task() is not None
+    except RuntimeError:  # no loop
+        return False

@@ -35,11 +35,9 @@ TESTS = [
     "mapping",
     "fallback",
     "windows",
-    "again",
     "headers",
     "wait",
-    "pathsend",
-    "servestatic",
+    "file_response",
 ]
 
 

@@ -67,8 +67,8 @@ def find(app: Any) -> Found | None:
 
 
 def _given(middleware: AccelMiddleware) -> Found:
-    offer = middleware._offer
-    return Found(offer.mapping, offer.secret.decode() if offer.secret else None, offer.sendfile_type.decode())
+    trust = middleware._trust
+    return Found(trust.mapping, trust.secret.decode() if trust.secret else None, trust.sendfile_type.decode())
 
 
 def _middlewares(part: Any) -> Iterator[AccelMiddleware]:

@@ -78,7 +78,7 @@ def _headers_of_the_app(look: Look) -> Iterator[Finding]:
     if look.sender != "nginx":
         yield say("not nginx")
         return
-    own = head.status == 200 and head.sender is None
+    own = head.status == 200 and head.sender != "nginx"
     refusal = look.options.headers if not own and look.options.status == 405 and not look.options.is_of_nginx else {}
     said = head.headers if own else {name: value for name, value in refusal.items() if name in OF_THE_SITE}
     lost = {header for header in said.keys() - got.headers.keys() if not OF_THE_SENDER.fullmatch(header)}

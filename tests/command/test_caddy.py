@@ -91,11 +91,12 @@ class TestFile:
         assert sent_by_caddy(response)
         assert_clean(response)
 
-    def test_prefix(self, site: httpx.Client) -> None:
-        """A prefix may have such a name, too, and lie within another."""
-        response = site.get(url("trust", "file", b"sub/index.html"))
+    @pytest.mark.parametrize("route", ["file", "named"])
+    def test_prefix(self, site: httpx.Client, route: str) -> None:
+        """A prefix may have such a name, too, and lie within another; a page that browsers show is the app's."""
+        response = site.get(url("trust", route, b"sub/index.html", filename="a.html"))
         assert response.text == "an index"
-        assert sent_by_caddy(response)
+        assert sent_by_caddy(response) == (route == "named")
 
     def test_cors(self, site: httpx.Client) -> None:
         """The headers that browsers look for are kept, with what is not found and with a wrong range, too."""

@@ -33,6 +33,12 @@ BACK = "".join(
     for name in ("X-Own", "Access-Control-Allow-Origin", "Vary")
 )
 LOCATION = f"location /download/ {{ internal; alias $files/; {BACK} }}"
+# The app answers HEAD itself if nginx offers nothing for it.
+HEAD_BY_THE_APP = """
+    error_page 418 = @head;
+    location @head { proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }
+"""
+BY_THE_APP = "if ($request_method = HEAD) { return 418; }"
 SITES = {
     "good": f"location / {{ {APP} }} {LOCATION}",
     "no offer": f"location / {{ proxy_pass http://unix:$folder/app.sock:; proxy_set_header Host $host; }} {LOCATION}",
@@ -44,8 +50,11 @@ SITES = {
     "not internal": f"location / {{ {APP} }} {LOCATION.replace('internal;', '')}",
     "no slash": f"location / {{ {APP} }} location /download {{ alias $files/; {BACK} }}",
     "type believed": f"location / {{ {APP.replace('proxy_set_header X-Sendfile-Type', '#')} }} {LOCATION}",
-    "headers lost": f"location / {{ {APP} }} {LOCATION.replace(BACK, '')}",
-    "name lost": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'add_header Content-Disposition inline;')}",
+    "headers lost": f"location / {{ {BY_THE_APP} {APP} }} {LOCATION.replace(BACK, '')} {HEAD_BY_THE_APP}",
+    "headers unseen": f"location / {{ {APP} }} {LOCATION.replace(BACK, '')}",
+    "headers kept": f"location / {{ {BY_THE_APP} {APP} }} {LOCATION} {HEAD_BY_THE_APP}",
+    "name lost": f"{HEAD_BY_THE_APP} location / {{ {BY_THE_APP} {APP} }} "
+    + LOCATION.replace(BACK, BACK + "add_header Content-Disposition inline;"),
     "no ranges": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'max_ranges 0;')}",
     "no conditions": f"location / {{ {APP} }} {LOCATION.replace(BACK, BACK + 'if_modified_since off;')}",
     "HEAD elsewhere": (f"location / {{ if ($request_method = HEAD) {{ return 204; }} {APP} }} {LOCATION}"),
@@ -174,8 +183,9 @@ class TestSites:
         assert [item for item in found.items() if item[1][0] is False] == []
         assert status == 0
         assert found["who sends the file"][:2] == (True, "nginx: 200, 1,000 bytes, nginx's ETag")
-        for check in ("ranges", "HEAD", "If-None-Match", "If-Modified-Since", "the app's headers", "redirect target"):
+        for check in ("ranges", "HEAD", "If-None-Match", "If-Modified-Since", "redirect target"):
             assert found[check][0], check
+        assert found["the app's headers"][0] is None  # nginx answers HEAD, too
         assert found["name of the download"][0] == (True if route == "named" else None)
         assert found["/download/ from outside"][0]
 
@@ -355,11 +365,11 @@ class TestSites:
         """Where nginx answers HEAD, too, what the app's refusals have is told; else there is a dash with the reason."""
         for route in ("redirect", "api/file"):
             status, found = run(
-                capsys, sites.url("headers lost", route, "cors"), "--header", "Origin: https://other.example"
+                capsys, sites.url("headers unseen", route, "cors"), "--header", "Origin: https://other.example"
             )
             assert status == 1
             assert "nginx drops Access-Control-Allow-Origin" in found["the app's headers"][1]
-            status, found = run(capsys, sites.url("headers lost", route))
+            status, found = run(capsys, sites.url("headers unseen", route))
             assert found["the app's headers"][0] is None
             assert "only if the app answers HEAD itself" in found["the app's headers"][1]
 
@@ -382,6 +392,11 @@ class TestSites:
         """A redirect that shows beside the file is no redirect that nobody took."""
         _, found = run(capsys, sites.url("shown"))
         assert found["who sends the file"][0]
+
+    def test_headers_kept(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
+        """If the app answers HEAD itself, its headers are seen."""
+        _, found = run(capsys, sites.url("headers kept", "file"), "--mapping", sites.mapping)
+        assert found["the app's headers"][:2] == (True, "GET has all that HEAD has")
 
     def test_origin(self, sites: Sites, capsys: pytest.CaptureFixture[str]) -> None:
         """The origin that is given is the one that is asked for."""

@@ -57,7 +57,7 @@ class TestNames:
     def test_attributes(self) -> None:
         """Nothing else of the middleware and the response is public, but what they inherit and ASGI asks for."""
         assert {name for name in vars(AccelMiddleware) if not name.startswith("_")} == set()
-        assert set(vars(AccelMiddleware(_app, {"/a": "/a"}))) - {"app"} == {"_offer"}
+        assert set(vars(AccelMiddleware(_app, {"/a": "/a"}))) - {"app"} == {"_hold", "_trust"}
         assert {name for name in vars(AccelRedirectResponse) if not name.startswith("_")} == set()
 
 

@@ -293,3 +293,37 @@ class TestOffered:
         scope: dict[str, Any] = {"type": "websocket", "path": "/", "headers": offer()}
         await AccelMiddleware(app, MAPPING)(scope, receive, None)
         assert seen == [None]
+
+
+class TestWebsocket:
+    """A response that refuses a websocket (ASGI's extension ``websocket.http.response``)."""
+
+    async def deny(self, response: AccelRedirectResponse) -> list[Message]:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        async def receive() -> Message:
+            raise AssertionError
+
+        scope = {"type": "websocket", "path": "/", "headers": [], "extensions": {"websocket.http.response": {}}}
+        await AccelMiddleware(response, {"/a": "/a"}, always=True)(scope, receive, send)
+        return sent
+
+    async def test_fallback(self) -> None:
+        """The fallback refuses it, and the task runs: no proxy sends a file in its place."""
+        ran: list[int] = []
+        task = BackgroundTask(ran.append, 1)
+        sent = await self.deny(AccelRedirectResponse("/a/x", fallback=PlainTextResponse("no", 403), background=task))
+        assert [message["type"] for message in sent] == [
+            "websocket.http.response.start",
+            "websocket.http.response.body",
+        ]
+        assert (sent[0]["status"], sent[1]["body"]) == (403, b"no")
+        assert ran == [1]
+
+    async def test_no_fallback(self) -> None:
+        """Without one it is an error that says so, and the internal URI stays internal."""
+        with pytest.raises(RuntimeError, match="give it fallback="):
+            await self.deny(AccelRedirectResponse("/a/x"))

@@ -87,6 +87,31 @@ class TestNoOffer:
         assert not warnings(caplog)
 
 
+class TestEachCause:
+    """A cause does not use up the warning of another, and each says the line that is missing."""
+
+    @pytest.mark.parametrize(
+        ("kind", "words"),
+        [
+            ("X-Accel-Redirect", 'proxy_set_header X-Sendfile-Type "";'),
+            ("X-Sendfile", "unset X-Sendfile-Type with RequestHeader"),
+        ],
+    )
+    async def test_forged_type(self, kind: str, words: str, caplog: pytest.LogCaptureFixture) -> None:
+        """A client's X-Sendfile-Type, through a proxy that does not clear it."""
+        app = AccelMiddleware(PAGE, MAPPING, sendfile_type=kind)
+        forged = (b"x-sendfile-type", b"X-Other")
+        for _ in range(2):
+            await ask(app, FORWARDED, header(MAPPING), forged)
+        await ask(app, FORWARDED, header(MAPPING), header(MAPPING))
+        await ask(app, FORWARDED)
+        of_type, twice, missing = warnings(caplog)
+        assert words in of_type
+        assert "more than one x-accel-mapping header" in twice
+        assert "in place of what the client sent" in twice
+        assert "has no X-Accel-Mapping header" in missing
+
+
 class TestSwapped:
     """The two sides of a pair are swapped."""
 

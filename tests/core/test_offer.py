@@ -11,12 +11,14 @@ from typing import Any
 
 import pytest
 from asgi import ask
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, PlainTextResponse
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 import asgi_accel.offer
-from asgi_accel import AccelMiddleware, PathMap
+from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap
 from asgi_accel.mapping import read_pairs
 
 pytestmark = pytest.mark.anyio
@@ -241,7 +243,7 @@ class TestStrictness:
         middleware = AccelMiddleware(FileResponse(file), trust_header=True)
         for number in range(100):
             await ask(middleware, header(f"/a{number}/=/b/"))
-        info = middleware._offer._read.cache_info()
+        info = middleware._trust._read.cache_info()
         assert info.currsize == info.maxsize == 16
 
     async def test_worked_out_once(self, file: Path) -> None:
@@ -250,7 +252,7 @@ class TestStrictness:
         for value in ("/a/=/b/", "malformed"):
             for _ in range(3):
                 await ask(middleware, header(value))
-        assert middleware._offer._read.cache_info().misses == 2
+        assert middleware._trust._read.cache_info().misses == 2
 
 
 class TestSecret:
@@ -350,3 +352,33 @@ async def test_many_lines_of_one_header(name: bytes) -> None:
         )  # one warns of Via once, and then ignores it
         assert (await ask(app, *[(name, b"")] * 20_000)).body == b"x"
     assert time.process_time() - began < 1.5
+
+
+class TestMapping:
+    """What `mapping=` takes, here and in `AccelRedirectResponse`."""
+
+    @pytest.mark.parametrize(
+        "make",
+        [
+            lambda pairs: dict(pairs),
+            lambda pairs: list(pairs),
+            lambda pairs: PathMap(pairs),
+            lambda pairs: str(PathMap(pairs)),
+            lambda pairs: dict(pairs).items(),
+        ],
+        ids=["dict", "list", "PathMap", "text", "items"],
+    )
+    async def test_kinds(self, file: Path, make: Any) -> None:
+        mapping = make([(file.parent, "/files")])
+        for _ in range(2):
+            answer = await ask(AccelMiddleware(FileResponse(file), mapping, always=True))
+            assert answer.header(b"x-accel-redirect") == b"/files/a.txt"
+            assert AccelRedirectResponse(file, mapping=mapping).headers["x-accel-redirect"] == "/files/a.txt"
+
+    async def test_generator(self, file: Path) -> None:
+        """One works however often the app is built: the command builds it once more."""
+        app = Starlette(routes=[Route("/", lambda request: FileResponse(file))])
+        app.add_middleware(AccelMiddleware, mapping=(pair for pair in [(file.parent, "/files")]), always=True)
+        for _ in range(2):
+            answer = await ask(app.build_middleware_stack())
+            assert answer.header(b"x-accel-redirect") == b"/files/a.txt"

@@ -172,7 +172,7 @@ class TestHeaders:
             ({"expires": datetime(1960, 1, 1, tzinfo=timezone.utc)}, "^expires=.*since 1970, 0 or more$"),
             ({"charset": "a b"}, "charset='a b'"),
             ({"buffering": "no"}, "buffering='no'.*True or False"),
-            ({"mapping": {"/": "/"}}, "give a PathMap"),
+            ({"mapping": {"a": "/"}}, "the directory is not absolute"),
             ({"charset": ""}, "charset=''"),
             ({"charset": "x\r\n"}, "charset="),
             ({"filename": "a", "content_disposition_type": "x;y"}, "content_disposition_type='x;y'"),

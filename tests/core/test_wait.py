@@ -327,41 +327,31 @@ class TestErrors:
         assert server.messages == []
 
 
-class TestRefusedRange:
-    """The app is asked again for the headers of its 416, unless something has gone wrong by then."""
-
-    @staticmethod
-    def make(file: Path, task: Callable[[], Awaitable[None]]) -> AccelMiddleware:
-        return AccelMiddleware(FileResponse(file, background=BackgroundTask(task)), {"/elsewhere": "/f"})
-
-    OFFER = ((b"x-accel-mapping", b"/elsewhere/=/f/"), (b"range", b"bytes=50-"))
-
-    async def test_error(self, file: Path) -> None:
-        """An error of the app's task goes on to the server, and the app is not called again."""
-        calls: list[int] = []
-
-        async def task() -> None:
-            calls.append(1)
-            raise RuntimeError("of the app")
-
-        with raises(RuntimeError, "of the app"):
-            await ask(self.make(file, task), *self.OFFER)
-        assert calls == [1]
+class TestGuest:
+    """trio as a guest of asyncio: both are there, and the wait is trio's."""
 
     @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-    async def test_cancelled(self, file: Path) -> None:
-        """A task that was cancelled stays cancelled."""
-        ready = anyio.Event()
+    @pytest.mark.parametrize("hold", [LONG, SHORT])
+    async def test_guest(self, file: Path, hold: float) -> None:
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
+        server = Server()
 
-        async def task() -> None:
-            ready.set()
-            await anyio.sleep_forever()
+        async def app() -> None:
+            if hold == SHORT:
+                await server.tried.wait()
 
-        request = asyncio.create_task(ask(self.make(file, task), *self.OFFER))
-        await ready.wait()
-        request.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await request
+        async def guest() -> None:
+            server.__init__()  # type: ignore[misc]
+            await server.run(file, app, hold)
+
+        trio.lowlevel.start_guest_run(
+            guest,
+            run_sync_soon_threadsafe=loop.call_soon_threadsafe,
+            done_callback=done.set_result,
+        )
+        (await done).unwrap()
+        assert server.has_all(False)
 
 
 class TestOnce:

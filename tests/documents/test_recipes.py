@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
@@ -20,19 +21,20 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, ClassVar, get_type_hints
 from urllib.parse import quote
 
 import httpx
 import pytest
+from asgi import ask
 from behind_nginx import assert_clean, sent_by_nginx
 from needs import need_nginx
 from pages import ENVIRONMENT, LOG_FORMAT, ROOT, blocks, titled_blocks
 from servers import UVICORN, Nginx, asgi_server, client
+from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
-from asgi_accel import PathMap
-from asgi_accel.offer import IN_SCOPE
+from asgi_accel import AccelMiddleware
 
 STARTING = "docs/getting-started.md"
 PRIVATE = "private, no-cache"
@@ -281,6 +283,7 @@ class TestStaticFiles:
     files = (
         "storage/handbook/index.html",
         "storage/handbook/chapter 1.html",
+        "storage/handbook/report.pdf",
         "storage/handbook/.env",
         "storage/handbook/.git/config",
         "storage/handbook/a/.b/c.txt",
@@ -297,12 +300,18 @@ class TestStaticFiles:
         return answer.headers["set-cookie"].partition(";")[0]
 
     def test_signed_in(self, page: Page, session: str) -> None:
-        """nginx sends the files, a directory's index too, and knows what the browser has."""
-        assert_sent(page, "/handbook/", "storage/handbook/index.html", Cookie=session)
-        assert_sent(page, "/handbook/chapter%201.html", "storage/handbook/chapter 1.html", Cookie=session)
-        first = page.proxied.get("/handbook/", headers={"Cookie": session})
-        again = page.proxied.get("/handbook/", headers={"Cookie": session, "If-None-Match": first.headers["etag"]})
-        assert again.status_code == 304
+        """The app sends the pages, a directory's index too, and nginx the rest; both know what the browser has."""
+        for site in (page.proxied, page.direct):
+            for name, url in (("index", ""), ("chapter 1", "chapter%201.html")):
+                response = site.get(f"/handbook/{url}", headers={"Cookie": session})
+                assert response.content == content(f"storage/handbook/{name}.html")
+                assert response.headers["cache-control"] == PRIVATE
+                assert not sent_by_nginx(response)
+        assert_sent(page, "/handbook/report.pdf", "storage/handbook/report.pdf", Cookie=session)
+        for url in ("", "report.pdf"):
+            first = page.proxied.get(f"/handbook/{url}", headers={"Cookie": session})
+            known = {"Cookie": session, "If-None-Match": first.headers["etag"]}
+            assert page.proxied.get(f"/handbook/{url}", headers=known).status_code == 304
 
     @pytest.mark.parametrize("cookie", ["", "session=eyJ1c2VyIjogInJlYWRlciJ9.forged.forged"])
     def test_not_signed_in(self, page: Page, cookie: str) -> None:
@@ -810,9 +819,14 @@ class TestZip:
         photos = page.storage / "photos"
         (photos / "a\r\n- 5 secret").touch()
         page.code.write_text(page.code.read_text().replace("photos/2.jpg", r"photos/a\r\n- 5 secret"))
-        request = {"type": "http", IN_SCOPE: [SimpleNamespace(mapping=PathMap({"/": "/"}))]}
         names = page.names()
-        text = names["by_nginx"](request, names["ALBUMS"][7]).body.decode()
+        texts: list[str] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            texts.append(names["by_nginx"](Request(scope), names["ALBUMS"][7]).body.decode())
+
+        asyncio.run(ask(AccelMiddleware(app, "/=/", always=True)))
+        (text,) = texts
         assert text.splitlines()[1] == "- 0 /download/photos/a%0D%0A-%205%20secret a__- 5 secret"
         assert len(text.splitlines()) == 2
 

@@ -189,7 +189,7 @@ async def started(app: Any) -> AsyncIterator[None]:
 
     async def run() -> None:
         scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-        with contextlib.suppress(ValueError, RuntimeError):  # Django and ServeStatic say that they know no lifespan
+        with contextlib.suppress(ValueError, RuntimeError):  # Django says that it knows no lifespan
             await app(scope, receive, send)
         up.set()
 
@@ -277,7 +277,7 @@ class TestPage:
         (storage / "reports").mkdir(parents=True)
         (storage / "reports" / "7.pdf").write_bytes(TEXT)
         (home / f"{home.name}.py").write_text(PAGE[name].replace("/mnt/", f"{home}/mnt/"))
-        path = "/reports/7.pdf" if name == "ServeStatic" else "/reports/7"
+        path = "/reports/7"
         server = asgi_server(
             home,
             *UVICORN,

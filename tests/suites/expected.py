@@ -5,25 +5,19 @@ All of `test_name` differ where it has parameters. docs/differences.md says the 
 
 from __future__ import annotations
 
-HEAD_WITH_RANGE = [
-    "tests/test_responses.py::test_file_response_range_head",
-    "tests/test_responses.py::test_file_response_range_multi_head",
-    "tests/test_responses.py::test_file_response_range_invalid",
-    "tests/test_responses.py::test_file_response_range_head_max",
-    "tests/test_responses.py::test_file_response_range_416",
-]
-HEAD = "A HEAD of a file sender does not heed Range (RFC 9110, section 14.2)."
-
 EXPECTED: dict[str, dict[str, dict[str, list[str]]]] = {
     "starlette": {
         "nothing": {},
-        "other": {HEAD: HEAD_WITH_RANGE},
+        "other": {},
         "all": {
-            HEAD: HEAD_WITH_RANGE,
             "An If-Range with the app's ETag: the file has nginx's.": [
                 "tests/test_responses.py::test_file_response_with_range_header",
             ],
+            "A file that is not there: nginx answers 404.": [
+                "tests/test_responses.py::test_file_response_with_missing_file_raises_error",
+            ],
             "nginx writes the lines of a multipart in its own way, and does not merge or sort the ranges.": [
+                "tests/test_responses.py::test_file_response_range_multi_head",
                 "tests/test_responses.py::test_file_response_range_multi",
                 "tests/test_responses.py::test_file_response_merge_ranges",
                 "tests/test_responses.py::test_file_response_insert_ranges",
@@ -32,6 +26,7 @@ EXPECTED: dict[str, dict[str, dict[str, list[str]]]] = {
                 "tests/test_responses.py::test_file_response_range_count_limit_exceeded",
             ],
             "nginx ignores a Range in another unit, or one that is empty: 200 for 400.": [
+                "tests/test_responses.py::test_file_response_range_invalid",
                 "tests/test_responses.py::test_file_response_only_support_bytes_range",
                 "tests/test_responses.py::test_file_response_range_must_be_requested",
             ],
