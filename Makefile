@@ -1,6 +1,7 @@
 # `make demo` and `make test` do all their own set-up; CONTRIBUTING.md lists the other targets.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint unit suites mutants lowest docs package lock bench faults pictures nginx proxies browser clean FORCE
+.PHONY: help demo test test-all quick lint unit suites mutants lowest docs package lock
+.PHONY: bench instructions faults pictures nginx proxies browser clean FORCE
 
 PYTHON ?= python3
 PORT ?= 8080
@@ -10,11 +11,14 @@ LOWEST := starlette==0.47.0 fastapi==0.116.1 anyio==4.1.0
 # Of all else, each environment has the versions of constraints/tools.txt. What users bring has a file of its own, since
 # it is also tested in its lowest and its newest versions; so has anycorn, whose versions go with anyio's.
 LOCKED := --constraint constraints/tools.txt --build-constraint constraints/tools.txt
+# A process for each processor; a module's tests stay together, since they share its servers.
+PARALLEL := -n auto --dist loadfile
 USERS := ^\(anycorn\|anyio\|fastapi\|starlette\)==
 
 help:
 	@echo "make demo      the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
 	@echo "make test      everything that CI runs"
+	@echo "make quick     ruff, mypy and the tests of the package in process: for every save (half a minute)"
 	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
 	@echo "make docs      the documentation as a site, in site/ (a dead link fails it)"
 	@echo "make bench     every way to send a file, measured: benchmarks/results.md (14 minutes; ONLY= picks parts)"
@@ -64,11 +68,15 @@ lint: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/python tools/check_types.py
 
+quick: .venv/.installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet $(PARALLEL) tests/core
+
 unit: proxies browser .venv/.installed
-	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine --quiet
-	$(BIN)/coverage report
+	rm -f .coverage .coverage.*
+	$(BIN)/python -m pytest $(PARALLEL) --cov
 
 # Starlette's own tests, with the middleware around each app. FastAPI's are in `make test-all`.
 suites: nginx .venv/.installed
@@ -78,9 +86,10 @@ suites: nginx .venv/.installed
 mutants: .venv/.installed
 	$(BIN)/python tools/mutate.py $(ONLY)
 
+# What depends on the versions of Starlette and anyio: not the command, and not the documents.
 # Starlette 0.47 leaves files of cancelled responses to the garbage collector, which warns in whatever test is next.
 lowest: proxies .venv-lowest/.installed
-	.venv-lowest/bin/python -m pytest --quiet --ignore tests/documents/test_browser.py \
+	.venv-lowest/bin/python -m pytest --quiet $(PARALLEL) tests/core tests/proxies \
 		-W ignore::pytest.PytestUnraisableExceptionWarning
 
 # Without --quiet, which would hide the warnings from `strict`.
@@ -104,12 +113,17 @@ lock: .venv/.installed
 	(echo "# Written by make lock."; grep '$(USERS)' .venv/lock.txt) >constraints/users.txt
 
 bench: nginx .venv/.installed .venv/.bench
-	@tools/install wrk=wrk puma=puma rackup=ruby-rack
+	@tools/install wrk=wrk puma=puma rackup=ruby-rack valgrind=valgrind
 	PYTHONPATH=tests/shared:benchmarks $(BIN)/python benchmarks/throughput/run.py $(ONLY)
 
 .venv/.bench: .venv/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --group bench $(LOCKED)
 	@touch $@
+
+# Needs no quiet machine: the processor's instructions are counted.
+instructions: .venv/.installed
+	@tools/install valgrind=valgrind
+	PYTHONPATH=tests/shared:benchmarks $(BIN)/python benchmarks/throughput/run.py instructions
 
 faults: nginx .venv/.installed
 	PYTHONPATH=tests/shared $(BIN)/python benchmarks/faults $(ONLY)

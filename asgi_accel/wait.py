@@ -27,7 +27,6 @@ class OpenFile:
         self.path = path
         self._descriptor = os.open(path, READ)
         self.stat_result: os.stat_result = os.fstat(self._descriptor)
-        self._is_open = True
 
     def __index__(self) -> int:
         """What `open` takes for a path: a descriptor of its own, which is closed by whoever opens the file."""
@@ -41,10 +40,7 @@ class OpenFile:
             return False
 
     def close(self) -> None:
-        """Close the file, if it is open."""
-        if self._is_open:
-            self._is_open = False
-            os.close(self._descriptor)
+        os.close(self._descriptor)
 
 
 class Timer:

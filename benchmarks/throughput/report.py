@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -18,9 +19,7 @@ from tables import (
     LIMIT,
     Loads,
     answers,
-    by_pairs,
-    compared,
-    in_process,
+    instructions,
     large,
     plot,
     run_memory,
@@ -40,7 +39,10 @@ SERVERS = ["uvicorn", "httptools", "uvloop", "nginx", "Caddy", "wrk"]
 
 
 def versions() -> dict[str, str]:
-    found = {name: importlib.metadata.version(name) for name in PACKAGES}
+    found = {}
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # a peer, which only `make bench` needs
+            found[package] = importlib.metadata.version(package)
     found["Python"] = platform.python_version()
     for name, command in {
         "nginx": ["nginx", "-v"],
@@ -86,8 +88,8 @@ def read_results() -> dict[str, Any]:
 
 def write_report(results: dict[str, Any]) -> None:
     (RESULTS / "results.json").write_text(json.dumps(results, indent=1) + "\n")
-    names = ("ways", "command", "answering", "zip", "process")
-    ways, command, answering, zipped, process = (results[name] for name in names)
+    names = ("ways", "command", "answering", "zip", "instructions")
+    ways, command, answering, zipped, counted = (results[name] for name in names)
     loads = with_loads(ways)
     most = max(row["processor"]["clients"] for row in answering["rows"])
     limited = max(row["processor"]["clients"] for row in answering["rows"] if row["asked"] != 0)
@@ -151,27 +153,14 @@ that, for more, and without a limit. 100% of CPU is one of {answering["cores"]} 
 
 ## In process, without a server
 
-{stamped(process, *OF_PEERS, *SERVERS)} {process["how"]}
+{stamped(counted, *OF_PEERS, *SERVERS)} {counted["how"]}
 
-Microseconds that a middleware adds to a response that is not a file. In brackets: how many times that of Starlette's
-`TrustedHostMiddleware` it is.
-{least_note}
+Instructions of the processor, by valgrind's cachegrind (`make instructions`). They are the same on a busy machine. "By
+hand" is a Starlette route that returns a `Response` with `X-Accel-Redirect`; "class" is `AccelRedirectResponse`. With
+`FileResponse`, the middleware keeps the file open until the app is done, and with `hold=0` it does not. "Page" is an
+app that sends two messages: what a middleware adds to it is compared with what `TrustedHostMiddleware` adds.
 
-{in_process(process["added"])}
-
-Microseconds that a `FileResponse` with `stat_result` takes through Starlette's router, if nginx offers to send it. Here
-"the least" puts the path into a header, without a check. `AccelMiddleware` keeps the file open until the app is done,
-for `hold` seconds at most. With `hold=0` it does not open it:
-
-{compared(process["files"])}
-
-Microseconds that it takes to make a response:
-
-{compared(process["responses"])}
-
-Microseconds that `PathMap.uri` takes:
-
-{by_pairs(process["uri"])}
+{instructions(counted["rows"])}
 """
     (RESULTS / "results.md").write_text(text)
     rates = {name: sizes["4KiB"].rate for name, sizes in loads.items()}

@@ -1,11 +1,12 @@
 """Measures all that is in `benchmarks/results.md`, or some of it, and writes the results anew.
 
     make bench                              # everything
-    make bench ONLY="process answering"     # these parts; the others stay as they are, each with its own date
+    make bench ONLY="ways answering"        # these parts; the others stay as they are, each with its own date
     make bench ROUNDS=1                     # a quick try; its figures mean little
 
 The parts: `ways` (each way to send a file, with the peers), `command` (`asgi-accel run`), `answering` (a small route
-while large files are sent), `zip` (many files as one ZIP), `process` (in process, without a server).
+while large files are sent), `zip` (many files as one ZIP), `instructions` (in process, counted by valgrind; `make
+instructions` is this part alone).
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Any
 
 import answering
 import command
-import overhead
 import ways
 import zips
+from instructions import counting
 from report import read_results, stamp, write_report
 
 PARTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
@@ -26,7 +27,7 @@ PARTS: dict[str, tuple[Callable[[], dict[str, Any]], str]] = {
     "command": (command.figures, command.HOW),
     "answering": (answering.figures, answering.HOW),
     "zip": (zips.figures, zips.HOW),
-    "process": (overhead.figures, overhead.HOW),
+    "instructions": (counting.figures, counting.HOW),
 }
 
 

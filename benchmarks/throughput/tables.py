@@ -124,25 +124,19 @@ def answers(part: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
-def in_process(added: dict[str, dict[str, float]]) -> str:
-    peer = "TrustedHostMiddleware"
-    rows = [
-        [name, *(f"{by_name[name]:.2f} ({by_name[name] / by_name[peer]:.2f})" for by_name in added.values())]
-        for name in next(iter(added.values()))
-    ]
-    return table(["", *added], rows)
-
-
-def compared(times: dict[str, float]) -> str:
-    """Microseconds, and of the first."""
-    first = next(iter(times))
-    rows = [[name, f"{time:.1f}", f"{time / times[first]:.2f}"] for name, time in times.items()]
-    return table(["", "us", f"of {first}"], rows)
-
-
-def by_pairs(uri: dict[str, dict[str, float]]) -> str:
-    rows = [[f"a path of {length}", *(f"{time:.1f}" for time in times.values())] for length, times in uri.items()]
-    return table(["", *next(iter(uri.values()))], rows)
+def instructions(counted: dict[str, int]) -> str:
+    """The instructions of each kind of request, and what they are of the kind that it is compared with."""
+    hand, page = counted["by hand"], counted["page"]
+    peer = counted["page, TrustedHostMiddleware"] - page
+    rows = []
+    for name, number in counted.items():
+        ratio = f"{number / hand:.2f} of by hand"
+        if name == "page":
+            ratio = ""
+        elif name.startswith("page,"):
+            ratio = f"{(number - page) / peer:.2f} of TrustedHostMiddleware"
+        rows.append([name, f"{number:,}", ratio])
+    return table(["", "instructions", ""], rows)
 
 
 def plot(title: str, values: dict[str, float], form: Callable[[float], str]) -> str:

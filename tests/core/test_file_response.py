@@ -161,6 +161,7 @@ class TestBetween:
             if more:
                 await send({"type": BODY, "body": b"", "more_body": True})
             await send({"type": BODY})
+            await send({"type": "http.response.trailers", "headers": []})  # too late
 
         app = AccelMiddleware(anew(FileResponse(file, headers={"ETag": '"own"'})), mapping, hold=hold)
         answer = await ask(app, offer)

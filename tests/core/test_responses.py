@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.message
 import email.policy
 import email.utils
+import mimetypes
 from datetime import datetime, timedelta, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -183,6 +184,16 @@ class TestHeaders:
         """What nginx would drop or ignore is a ValueError that names the value."""
         with pytest.raises(ValueError, match=words):
             AccelRedirectResponse("/a.txt", **options)
+
+    @pytest.mark.parametrize(
+        "name",
+        ["a.mp4", "a.b.TXT", "a", ".txt", "a.", "a.unknown", "a.tar.gz", "a.txt.GZ", "a.tgz", "a.b/c.gz", "x:a.txt"],
+    )
+    def test_type(self, name: str) -> None:
+        """The type is the one that Python guesses for the whole name."""
+        expected = mimetypes.guess_type(f"/{name}")[0] or "application/octet-stream"
+        for response in (AccelRedirectResponse(f"/{name}"), AccelRedirectResponse("/x.pdf", filename=name)):
+            assert response.headers["content-type"].removesuffix("; charset=utf-8") == expected
 
     @pytest.mark.parametrize("name", ["a.mp4", "a.txt", "a", "a.unknown"])
     async def test_type_of_what_the_app_sends(self, tmp_path: Path, name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -44,14 +45,20 @@ _given: set[int] = set()
 
 
 def free_port() -> int:
-    """A port that is free, and that nobody here has been given before: its server may not have started yet."""
+    """A port that is free, and that nobody here has been given before: its server may not have started yet.
+
+    Each process of pytest-xdist has ports of its own. None is one that the kernel gives to connections
+    (/proc/sys/net/ipv4/ip_local_port_range).
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + worker % 10 * 2_000
     while True:
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            port: int = listener.getsockname()[1]
-        if port not in _given:
-            _given.add(port)
-            return port
+        port = random.randrange(first, first + 2_000)
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", port))
+            if port not in _given:
+                _given.add(port)
+                return port
 
 
 class Process:
