@@ -37,7 +37,7 @@ test: lint unit suites lowest docs package
 
 # The example needs little, and who wants to see it first should not wait for all that the tests need.
 .venv-demo/.installed: pyproject.toml constraints/tools.txt tools/make_venv .venv-demo/.python
-	tools/make_venv $(PYTHON) .venv-demo --editable . --group example $(LOCKED) --constraint constraints/users.txt
+	tools/make_venv $(PYTHON) .venv-demo --editable . --group demo $(LOCKED) --constraint constraints/users.txt
 	@touch $@
 
 .venv/.installed: pyproject.toml constraints/tools.txt tools/make_venv .venv/.python

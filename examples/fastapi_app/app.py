@@ -25,7 +25,7 @@ from library import File, Library
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException as AnyHTTPException
 from starlette.middleware.sessions import SessionMiddleware
-from transfers import Transfer, Transfers, TransfersMiddleware
+from transfers import PROXY, Transfer, Transfers, TransfersMiddleware
 
 from asgi_accel import AccelMiddleware, AccelRedirectResponse, PathMap, offered
 
@@ -53,12 +53,13 @@ app.mount("/static", StaticFiles(directory=HERE / "static"))
 
 
 # A password takes 16 MB and some 50 ms to check. Two at once, and not many more in the queue: no crowd stops the app.
+QUEUE = 20
+signing_in: set[int] = set()  # the requests that are checked, or wait for it
+
+
 @cache
 def checking() -> anyio.CapacityLimiter:
     return anyio.CapacityLimiter(2)
-
-
-QUEUE = 20
 
 
 def signed_in(request: Request) -> str:
@@ -149,9 +150,16 @@ def shelf(request: Request, user: User, play: int | None = None) -> HTMLResponse
 
 @app.post("/sign-in")
 async def sign_in(request: Request, user: Annotated[str, Form()], password: Annotated[str, Form()]) -> Response:
-    if checking().statistics().tasks_waiting >= QUEUE:
+    if len(signing_in) >= QUEUE:
         raise HTTPException(503, "Too many are signing in. Try again in a moment.")
-    if not await anyio.to_thread.run_sync(library.has_password, user, password, limiter=checking()):
+
+    signing_in.add(id(request))
+    try:
+        is_right = await anyio.to_thread.run_sync(library.has_password, user, password, limiter=checking())
+    finally:
+        signing_in.discard(id(request))
+
+    if not is_right:
         return page(request, "sign_in.html", 401, wrong=True)
     request.session["user"] = user
     return RedirectResponse("/", 303)
@@ -188,9 +196,10 @@ def refuse_busy(request: Request, exc: sqlite3.OperationalError) -> HTMLResponse
 
 
 def page(request: Request, template: str, status_code: int = 200, **context: object) -> HTMLResponse:
-    # For the strip: whether this request came by nginx, and the other one's port. A client can claim it, but it decides
-    # nothing here: it is a label.
-    behind_nginx = offered(request) is not None
-    other_port = os.environ.get("APP_PORT" if behind_nginx else "NGINX_PORT")
-    context |= {"user": request.session.get("user"), "behind_nginx": behind_nginx, "other_port": other_port}
+    # For the strip: whether this request came by the proxy, and the other one's port. A client can claim it, but it
+    # decides nothing here: it is a label.
+    behind_proxy = offered(request) is not None
+    other_port = os.environ.get("APP_PORT" if behind_proxy else "PROXY_PORT")
+    context |= {"user": request.session.get("user"), "proxy": PROXY, "behind_proxy": behind_proxy}
+    context |= {"other_port": other_port}
     return templates.TemplateResponse(request, template, context, status_code, PAGE_HEADERS)

@@ -1,7 +1,8 @@
 """Run the example by `asgi-accel run` until Ctrl-C, and leave nothing behind. `make demo` calls this.
 
-nginx listens on the port that the environment variable PORT says (8080 if not given), the app itself on the one after
-that, to compare. NGINX names an nginx other than the one that is installed. The library is in a temporary folder.
+nginx, or else Caddy, listens on the port that the environment variable PORT says (8080 if not given), the app itself on
+the one after that, to compare. NGINX and CADDY name others than those that are installed. The library is in a temporary
+folder.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ TRY = """
   {address}   {what}; sign in as alice / wonderland, or bob / builder
 """
 TRY_ALONE = """\
-  {address}   the same app without nginx
+  {address}   the same app without {proxy}
 """
 TRY_CURL = """
 Or, from another terminal, sign in, ask for a part of the video, and for a file of Bob's:
@@ -69,10 +70,9 @@ def serve(place: str, app: str) -> None:
     uvicorn.Server(config).run([config.bind_socket(), beside.bind_socket()])
 
 
-@contextlib.contextmanager
-def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A server in a session of its own, so that Ctrl-C reaches the demo alone and the demo ends it in order."""
-    process = subprocess.Popen(
+def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """`asgi-accel run`, in a session of its own, so that Ctrl-C reaches the demo alone."""
+    return subprocess.Popen(
         command,
         start_new_session=True,
         cwd=HERE,
@@ -82,18 +82,20 @@ def running(*command: str, **environment: str) -> Iterator[subprocess.Popen[str]
         text=True,
         errors="replace",
     )
-    shown = threading.Thread(target=show, args=(process,))
-    shown.start()
-    try:
-        yield process
-    finally:
-        process.terminate()
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        shown.join()
+
+
+def guard(pipe: int, server: int, folder: str) -> None:
+    """Wait for the end of the demo, which the end of a pipe tells in any case; then end and remove all that it made."""
+    os.setsid()
+    os.read(pipe, 1)
+    deadline = time.monotonic() + 10
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(server, signal.SIGTERM)
+        while time.monotonic() < deadline:
+            os.kill(server, 0)
+            time.sleep(0.05)
+        os.kill(server, signal.SIGKILL)  # its own guard ends what it has started
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def show(process: subprocess.Popen[str]) -> None:
@@ -114,7 +116,7 @@ def ports() -> tuple[int, int]:
     if not given.isdecimal() or not 0 < int(given) < 65535:
         raise ValueError(f"PORT={given!r} is not a number of a port: PORT=8081 make demo")
     port = int(given)
-    for taken, what in ((port, ""), (port + 1, ", where the app without nginx goes")):
+    for taken, what in ((port, ""), (port + 1, ", where the app alone goes")):
         if not port_is_free(taken):
             raise ValueError(
                 f"Something listens on port {taken} already{what}. Give another: PORT={port + 2} make demo"
@@ -122,16 +124,28 @@ def ports() -> tuple[int, int]:
     return port, port + 1
 
 
-def advice(port: int, folder: Path, behind_nginx: bool) -> str:
+def find_proxy() -> tuple[str | None, str]:
+    """nginx, or else Caddy, which pip brings; and the path on which `asgi-accel run` finds it."""
+    path = f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin"
+    nginx = shutil.which(os.environ.get("NGINX", "nginx"), path=path)
+    if nginx is not None:
+        return "nginx", f"{Path(nginx).parent}:{path}"
+
+    path = f"{Path(sys.executable).parent}:{path}"
+    caddy = shutil.which(os.environ.get("CADDY", "caddy"), path=path)
+    return ("Caddy" if caddy else None), path
+
+
+def advice(port: int, folder: Path, proxy: str | None) -> str:
     address = f"http://127.0.0.1:{port}"
-    what = "the app behind nginx" if behind_nginx else "the app alone"
+    what = f"the app behind {proxy}" if proxy else "the app alone"
     command = shlex.quote(os.path.relpath(Path(sys.executable).with_name("asgi-accel")))
     cookies = shlex.quote(str(folder / "cookies"))  # the folder goes with the demo
     text = TRY.format(address=address, what=what)
-    if behind_nginx:
-        text += TRY_ALONE.format(address=f"http://127.0.0.1:{port + 1}")
+    if proxy:
+        text += TRY_ALONE.format(address=f"http://127.0.0.1:{port + 1}", proxy=proxy)
     text += TRY_CURL.format(address=address, cookies=cookies)
-    if behind_nginx:
+    if proxy:
         text += TRY_CHECK.format(address=address, cookies=cookies, command=command)
     return text + "\nCtrl-C ends it."
 
@@ -142,40 +156,63 @@ def main() -> int:
     except ValueError as exc:
         say(str(exc))
         return 1
-    nginx = shutil.which(
-        os.environ.get("NGINX", "nginx"), path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
-    )
-    stop = threading.Event()
+    stops: list[int] = []  # a signal's handler must take no lock
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # SIGHUP: the terminal was closed
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda number, _: stops.append(number))
 
-    with tempfile.TemporaryDirectory(prefix="asgi-accel-demo-") as temporary:
-        folder = Path(temporary)
-        # Uploads on their way are in TMPDIR. The time-outs are shorter than the patience of `running`.
-        environment = {"DATA": str(folder / "data"), "TMPDIR": temporary, "PYTHONDONTWRITEBYTECODE": "1"}
-        python = [sys.executable, "-m"]
-        if nginx is None:
-            say("There is no nginx here, so the app runs alone and sends its files itself.")
-            waits_for = [port]
-            command = [*python, "uvicorn", "--log-level", "warning", "--timeout-graceful-shutdown", "3", "app:app"]
-            command += ["--port", str(port)]
-        else:
-            waits_for = [app_port, port]
-            environment |= {"NGINX_PORT": str(port), "APP_PORT": str(app_port)}
-            environment |= {"PATH": f"{Path(nginx).parent}:{os.environ.get('PATH', '')}"}
-            command = [*python, "asgi_accel", "run", "--proxy", "nginx", "--port", str(port)]
-            command += ["--timeout-graceful-shutdown", "3", "app:app"]
-            command += ["--", sys.executable, str(HERE / "demo.py"), "{socket}", "{app}"]
-        with running(*command, **environment) as process:
-            told = False
-            while not stop.wait(0.05):
-                if process.poll() is not None:
-                    say("A server ended of itself.")
-                    return 1
-                if not told and all(map(answers, waits_for)):
-                    say(advice(port, folder, nginx is not None))
-                    told = True
-    return 0
+    temporary = tempfile.mkdtemp(prefix="asgi-accel-demo-")
+    proxy, path = find_proxy()
+    environment = {
+        "DATA": f"{temporary}/data",
+        "TMPDIR": temporary,  # for uploads on their way
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PATH": path,
+    }
+    if proxy is None:
+        say("There is no nginx and no Caddy here, so the app runs alone and sends its files itself.")
+        waits_for = [port]
+        command = [
+            "uvicorn",
+            "--log-level",
+            "warning",
+            "--timeout-graceful-shutdown",
+            "3",
+            "app:app",
+            "--port",
+            str(port),
+        ]
+    else:
+        waits_for = [app_port, port]
+        environment |= {"PROXY": proxy, "PROXY_PORT": str(port), "APP_PORT": str(app_port)}
+        command = ["asgi_accel", "run", "--proxy", proxy.lower(), "--port", str(port)]
+        command += ["--timeout-graceful-shutdown", "3", "app:app"]
+        command += ["--", sys.executable, str(HERE / "demo.py"), "{socket}", "{app}"]
+
+    process = start([sys.executable, "-m", *command], environment)
+    read, pipe = os.pipe()
+    guarding = os.fork()
+    if guarding == 0:
+        os.close(pipe)
+        guard(read, process.pid, temporary)
+        os._exit(0)
+    shown = threading.Thread(target=show, args=(process,))
+    shown.start()
+
+    status, told = 0, False
+    while not stops and status == 0:
+        time.sleep(0.05)
+        if process.poll() is not None:
+            say("A server ended of itself.")
+            status = 1
+        elif not told and all(map(answers, waits_for)):
+            say(advice(port, Path(temporary), proxy))
+            told = True
+
+    os.close(pipe)
+    process.wait()
+    shown.join()
+    os.waitpid(guarding, 0)
+    return status
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Who sent the bytes: what the strip at the foot of the page tells. Not needed by an app that only sends files."""
 
+import os
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -7,13 +8,15 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+PROXY = os.environ.get("PROXY", "nginx")  # or Caddy
+
 
 @dataclass
 class Transfer:
     file: str
     asked: str  # the request's Range
-    status: int  # the app's; what the client gets from nginx may be a 206
-    sender: str  # "nginx" or "Python"
+    status: int  # the app's; what the client gets from the proxy may be a 206
+    sender: str  # the proxy, or "Python"
     sent: int  # bytes that went through the app
     busy: float  # seconds from the call of the app until it returned
     done: bool = False
@@ -39,7 +42,7 @@ class TransfersMiddleware:
             nonlocal transfer
             file = scope.get("state", {}).get("file")  # set by the route once it has let the user in
             if message["type"] == "http.response.start" and file is not None:
-                sender = "nginx" if "x-accel-redirect" in Headers(raw=message["headers"]) else "Python"
+                sender = PROXY if "x-accel-redirect" in Headers(raw=message["headers"]) else "Python"
                 asked = Headers(scope=scope).get("range", "")
                 transfer = Transfer(file, asked, message["status"], sender, 0, 0)
                 self.transfers.setdefault(scope["session"]["user"], deque(maxlen=50)).appendleft(transfer)

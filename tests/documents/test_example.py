@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,7 @@ import httpx
 import pytest
 import yaml
 from behind_nginx import sent_by_nginx
-from needs import need_nginx
+from needs import need, need_nginx
 from servers import Nginx, Process, free_port
 
 ROOT = Path(__file__).parent.parent.parent
@@ -126,8 +125,8 @@ def by_hand(folder: Path, **environment: str) -> Iterator[Demo]:
     data = temporary / "library" / "data"
     uvicorn = [sys.executable, "-B", "-m", "uvicorn", "--app-dir", str(EXAMPLE), "app:app", "--port", str(port + 1)]
     uvicorn += ["--log-level", "warning", "--timeout-keep-alive", "75"]
-    environment |= {"DATA": str(data), "NGINX_PORT": str(port), "APP_PORT": str(port + 1)}
-    said = runpy.run_path(str(EXAMPLE / "demo.py"))["advice"](port, folder, True)
+    environment |= {"DATA": str(data), "PROXY_PORT": str(port), "APP_PORT": str(port + 1)}
+    said = runpy.run_path(str(EXAMPLE / "demo.py"))["advice"](port, folder, "nginx")
     with (
         Process(uvicorn, port + 1, folder / "app.log", **environment) as app,
         Nginx(folder, nginx_conf(folder, port, data / "files"), folder / "by-hand.sock"),
@@ -146,7 +145,7 @@ def demo(request: pytest.FixtureRequest, folder: Path) -> Iterator[Demo]:
             yield running
         return
     if request.param == "alone":
-        environment["NGINX"] = "/nonexistent"
+        environment |= {"NGINX": "/nonexistent", "CADDY": "/nonexistent"}
     else:
         need_nginx()
     running = start(own, **environment)
@@ -401,15 +400,22 @@ class TestLibrary:
 
     def test_crowd(self, demo: Demo, alice: httpx.Client) -> None:
         """Many who sign in at once are let in a few at a time, or told to come back; others do not wait for them."""
-        form = {"user": "alice", "password": "guessed"}
+        form = b"user=alice&password=guessed"
+        request = b"POST /sign-in HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
+        request += b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n" % len(form)
 
-        def guess() -> int:
-            with demo.client() as client:
-                return client.post("/sign-in", data=form).status_code
+        with contextlib.ExitStack() as stack:
+            crowd = []
+            for _ in range(60):
+                one = stack.enter_context(socket.create_connection(("127.0.0.1", demo.port), timeout=60))
+                one.sendall(request + form[:-1])
+                crowd.append(one)
 
-        with ThreadPoolExecutor(60) as pool:
-            crowd = [pool.submit(guess) for _ in range(60)]
-            statuses = [guess.result() for guess in crowd]
+            # All are there, and the app has seen each: now they come at once.
+            assert alice.get("/").status_code == 200
+            for one in crowd:
+                one.sendall(form[-1:])
+            statuses = [int(one.makefile("rb").readline().split()[1]) for one in crowd]
         assert {*statuses} == {401, 503}
         assert statuses.count(401) >= 20
 
@@ -542,27 +548,31 @@ def test_beside_the_app(folder: Path) -> None:
             process.wait(20)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("nginx", ["nginx", "/nonexistent"])
-def test_leaves_nothing_behind(folder: Path, number: signal.Signals, nginx: str) -> None:
-    """When it ends, no file, no process and no listener is left."""
-    if nginx == "nginx":
-        need_nginx()
-    own = folder / f"end-{number}-{nginx.strip('/')}"
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+@pytest.mark.parametrize("proxy", ["nginx", "caddy", "none"])
+def test_leaves_nothing_behind(folder: Path, number: signal.Signals, proxy: str) -> None:
+    """When it ends, also by SIGKILL, no file, no process and no listener is left."""
+    if proxy != "none":
+        need(proxy)
+    own = folder / f"end-{number}-{proxy}"
     own.mkdir()
     tree = sorted(EXAMPLE.rglob("*"))
-    demo = start(own, NGINX=nginx) if nginx != "nginx" else start(own)
-    # The command, its guard, the app, and nginx with its four workers, which start after it listens.
-    count = 8 if nginx == "nginx" else 1
+    without = {"nginx": {}, "caddy": {"NGINX": "/none"}, "none": {"NGINX": "/none", "CADDY": "/none"}}
+    demo = start(own, **without[proxy])
+    assert {"nginx": "behind nginx", "caddy": "behind Caddy", "none": "alone"}[proxy] in demo.said
+
+    # The demo's guard, the command, its guard, the app, and nginx with its four workers, which start after it listens.
+    count = {"nginx": 9, "caddy": 5, "none": 2}[proxy]
     children = wait_until(lambda: list(family(demo.process.pid))[1:], count)
     assert len(children) == count
     with demo.client(ALICE) as client:
         uploaded(client, "a.txt", b"x")
+
     assert stop(demo, number) == ""
-    assert demo.process.returncode == 0
+    assert demo.process.returncode == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+    wait_until(lambda: [] if any(Path(f"/proc/{child}").exists() for child in children) else [True], 1)
     assert list(demo.temporary.iterdir()) == []
     assert sorted(EXAMPLE.rglob("*")) == tree
-    assert not [child for child in children if Path(f"/proc/{child}").exists()]
     assert not answers(demo.port) + answers(demo.port + 1)
 
 
@@ -570,7 +580,7 @@ def test_leaves_nothing_behind(folder: Path, number: signal.Signals, nginx: str)
     ("port", "words"),
     [
         ("taken", "listens on port"),
-        ("next taken", "where the app without nginx goes"),
+        ("next taken", "where the app alone goes"),
         ("x", "is not a number"),
         ("65535", "is not a number"),
     ],
@@ -638,7 +648,7 @@ class TestContainers:
         assert app["ports"] == [f"127.0.0.1:{app['environment']['APP_PORT']}:{port[1]}"]
         listen = re.search(r"listen (\d+);", self.nginx)
         assert listen is not None
-        assert nginx["ports"] == [f"127.0.0.1:{app['environment']['NGINX_PORT']}:{listen[1]}"]
+        assert nginx["ports"] == [f"127.0.0.1:{app['environment']['PROXY_PORT']}:{listen[1]}"]
 
     def test_one_container(self, folder: Path) -> None:
         """The image with both: its command, in a folder with what the image has, sends files by nginx."""
