@@ -340,7 +340,12 @@ class TestPlaces:
         # Python itself may be where only root can read, so that much is left to this user.
         capabilities = ("--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search")
         before = as_root("--reuid=65534", "--regid=65534", "--clear-groups", *capabilities)
-        running = Running(folder, "--proxy", proxy, before=before)
+        # The user can read where only root can, but not run a program there, and not write coverage's file.
+        own = folder / "of-another-user"
+        own.mkdir(exist_ok=True)
+        shutil.copy(need_caddy("pypi"), own / "caddy")
+        running = Running(folder, "--proxy", proxy, before=before, PATH=f"{own}:{os.environ['PATH']}")
+        running.environment.pop("COVERAGE_PROCESS_START", None)
         running.temporary.chmod(0o777)
         with running:
             assert running.client.get("/file/a.txt").text == "a file"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import configparser
 import contextlib
+import functools
 import os
 import re
 import shlex
@@ -152,14 +153,32 @@ def as_user(user: int, group: int, *groups: int, umask: str = "0022") -> list[st
     return [*become, "sh", "-c", f'umask {umask}; exec "$@"', "sh"]
 
 
-MODULES = os.pathsep.join([str(SHARED), str(ROOT), sysconfig.get_path("purelib")])
+# What the app needs besides the package: the environment may be in a folder that only its owner may enter.
+NEEDED = ["starlette", "anyio", "uvicorn", "h11", "click", "idna", "sniffio", "exceptiongroup", "typing_extensions.py"]
 
 
-def python_of_others() -> str:
-    """A Python with the tests' modules that other users may run: the tests' own may be in a home."""
+@functools.cache
+def modules_for_others(folder: Path) -> str:
+    """Copies of the modules, in a place that any user can read."""
+    modules = folder / "modules-for-others"
+    shutil.copytree(SHARED, modules)
+    shutil.copytree(ROOT / "asgi_accel", modules / "asgi_accel")
+    for name in NEEDED:
+        source = Path(sysconfig.get_path("purelib")) / name
+        if source.is_dir():
+            shutil.copytree(source, modules / name)
+        elif source.exists():
+            shutil.copy(source, modules / name)
+    return str(modules)
+
+
+@functools.cache
+def python_of_others(folder: Path) -> str:
+    """A Python that other users may run: the tests' own may be in a home."""
     for python in (sys.executable, "/usr/bin/python3"):
         command = [*as_user(65534, 65534), python, "-c", "import uvicorn, deployed_app"]
-        if not subprocess.run(command, env={**os.environ, "PYTHONPATH": MODULES}, capture_output=True).returncode:
+        environment = {**os.environ, "PYTHONPATH": modules_for_others(folder)}
+        if not subprocess.run(command, env=environment, cwd=folder, capture_output=True).returncode:
             return python
     pytest.skip("no other user may run this Python")
 
@@ -183,7 +202,7 @@ def running(folder: Path, users: Users) -> Iterator[Running]:
         os.chown(path, *owner)
         path.chmod(mode)
     options = uvicorn_options(shlex.split(unit()["Service"]["ExecStart"]))
-    serve = [python_of_others(), "-m", "uvicorn", "deployed_app:app", "--uds", str(run / "app.sock")]
+    serve = [python_of_others(folder), "-m", "uvicorn", "deployed_app:app", "--uds", str(run / "app.sock")]
     serve += ["--forwarded-allow-ips", options["forwarded_allow_ips"], "--workers", str(options["workers"])]
     text = output_of(f"asgi-accel nginx --mapping {state}/=/download/ --unix {run}/app.sock --listen 127.0.0.1:{port}")
     nginx = Nginx(home, text, home / "site.sock")
@@ -196,7 +215,7 @@ def running(folder: Path, users: Users) -> Iterator[Running]:
             run / "app.sock",
             home / "app.log",
             FILES=str(state),
-            PYTHONPATH=MODULES,
+            PYTHONPATH=modules_for_others(folder),
         ),
         nginx,
         client(port) as site,
@@ -229,7 +248,7 @@ class TestUsers:
         with running(folder, users("systemd")) as it:
             it.site.post("/make")
             connect = f"import socket; socket.socket(socket.AF_UNIX).connect({str(it.socket)!r})"
-            for command in ([python_of_others(), "-c", connect], ["cat", str(it.files / "reports" / "7.txt")]):
+            for command in ([python_of_others(folder), "-c", connect], ["cat", str(it.files / "reports" / "7.txt")]):
                 for stranger, status in ((as_user(65534, 65534), False), (as_user(*users("systemd").nginx), True)):
                     result = subprocess.run([*stranger, *command], capture_output=True)
                     assert (result.returncode == 0) == status, result.stderr

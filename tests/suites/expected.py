@@ -41,13 +41,5 @@ EXPECTED: dict[str, dict[str, dict[str, list[str]]]] = {
             ],
         },
     },
-    "fastapi": {
-        "nothing": {},
-        "other": {},
-        "all": {
-            "nginx drops the app's own X- header of a file (docs/nginx.md brings it back).": [
-                "tests/test_frontend.py::test_frontend_dependency_response_headers_and_background_tasks",
-            ],
-        },
-    },
+    "fastapi": {"nothing": {}, "other": {}, "all": {}},
 }
