@@ -70,7 +70,6 @@ class Exchange:
     content: bytes = b""
     status: int = 200
     contains: bytes = b""
-    around: bool = True  # an offer around the whole product changes nothing either
 
 
 Ask = Callable[[Exchange], httpx.Response]
@@ -120,10 +119,10 @@ def nicegui(ask: Ask, files: Path) -> Iterator[Exchange]:
     assert scripts
     # Its own GZipMiddleware does not see the files that go out by their path, and adds no Vary to them.
     for script in scripts:
-        yield Exchange(script, around=False)
-        yield Exchange(script, headers={"Accept-Encoding": "gzip"}, around=False)
-    yield Exchange("/files/a.txt", contains=TEXT, around=False)
-    yield Exchange("/files/a.txt", headers={"Range": "bytes=99999-"}, status=416, around=False)
+        yield Exchange(script)
+        yield Exchange(script, headers={"Accept-Encoding": "gzip"})
+    yield Exchange("/files/a.txt", contains=TEXT)
+    yield Exchange("/files/a.txt", headers={"Range": "bytes=99999-"}, status=416)
     yield Exchange("/media/a.txt", "app", headers={"Range": "bytes=2-9"}, status=206)
     yield Exchange("/files/none.txt", "app", status=404)
 
@@ -139,7 +138,7 @@ def sphinx_autobuild(ask: Ask, files: Path) -> Iterator[Exchange]:
 
 def streamlit(ask: Ask, files: Path) -> Iterator[Exchange]:
     """Its scripts, which it never compresses, and static files of the app."""
-    page = Exchange("/", contains=b"Streamlit")
+    page = Exchange("/", "app", contains=b"Streamlit")
     yield page
     scripts = sorted(set(re.findall(r'"\./(static/js/[\w.-]+\.js)"', ask(page).text)))[:3]
     assert scripts
@@ -147,8 +146,8 @@ def streamlit(ask: Ask, files: Path) -> Iterator[Exchange]:
         yield Exchange(f"/{script}")
         yield Exchange(f"/{script}", headers={"Accept-Encoding": "gzip, br, zstd"})
         yield Exchange(f"/{script}", headers={"Range": "bytes=99999999-"}, status=416)
-    yield Exchange("/app/static/a.txt", contains=TEXT, around=False)
-    yield Exchange("/app/static/a.txt", headers={"Range": "bytes=2-9"}, status=206, around=False)
+    yield Exchange("/app/static/a.txt", contains=TEXT)
+    yield Exchange("/app/static/a.txt", headers={"Range": "bytes=2-9"}, status=206)
     yield Exchange("/_stcore/health", "app", contains=b"ok")
 
 
@@ -159,10 +158,10 @@ def chainlit(ask: Ask, files: Path) -> Iterator[Exchange]:
     scripts = sorted(set(re.findall(r'"(/chat/assets/[\w.-]+\.(?:js|css))"', ask(page).text)))
     assert scripts
     for script in scripts:
-        yield Exchange(script, around=False)
-        yield Exchange(script, headers={"Accept-Encoding": "gzip"}, around=False)
-        yield Exchange(script, headers={"Range": "bytes=2-9"}, status=206, around=False)
-    yield Exchange("/chat/public/a.txt", contains=TEXT, around=False)
+        yield Exchange(script)
+        yield Exchange(script, headers={"Accept-Encoding": "gzip"})
+        yield Exchange(script, headers={"Range": "bytes=2-9"}, status=206)
+    yield Exchange("/chat/public/a.txt", contains=TEXT)
     yield Exchange("/chat/public/none.txt", "app", status=404)
     socket = "/chat/ws/socket.io/?EIO=4&transport=polling"
     opened = json.loads(ask(Exchange(socket)).text[1:])["sid"]
@@ -173,17 +172,17 @@ def chainlit(ask: Ask, files: Path) -> Iterator[Exchange]:
     form = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.txt"\r\nContent-Type: text/plain\r\n\r\n'
     upload = Exchange("/chat/project/file?session_id=a-session", "app", kind, "POST", form + TEXT + b"\r\n--x--\r\n")
     file = ask(upload).json()["id"]
-    yield Exchange(f"/chat/project/file/{file}?session_id=a-session", contains=TEXT, around=False)
+    yield Exchange(f"/chat/project/file/{file}?session_id=a-session", contains=TEXT)
 
 
 def solara(ask: Ask, files: Path) -> Iterator[Exchange]:
     """Its pictures, and files of the app in `public/`; it compresses those of 1 kB and more itself."""
-    yield Exchange("/", "app", contains=b"solara", around=False)
-    yield Exchange("/static/public/a.txt", contains=TEXT, around=False)
-    yield Exchange("/static/public/large.txt", contains=TEXT, around=False)
+    yield Exchange("/", "app", contains=b"solara")
+    yield Exchange("/static/public/a.txt", contains=TEXT)
+    yield Exchange("/static/public/large.txt", contains=TEXT)
     yield Exchange("/static/public/large.txt", "app", {"Accept-Encoding": "gzip"})
-    yield Exchange("/static/assets/style.css", headers={"Range": "bytes=2-9"}, status=206, around=False)
-    yield Exchange("/static/assets/favicon.png", headers={"Accept-Encoding": "gzip"}, around=False)
+    yield Exchange("/static/assets/style.css", headers={"Range": "bytes=2-9"}, status=206)
+    yield Exchange("/static/assets/favicon.png", headers={"Accept-Encoding": "gzip"})
     yield Exchange("/static/none.txt", "app", status=404)
 
 
@@ -228,14 +227,14 @@ def mlflow(ask: Ask, files: Path) -> Iterator[Exchange]:
 
 def prefect(ask: Ask, files: Path) -> Iterator[Exchange]:
     """The files of its pages, compressed and not."""
-    page = Exchange("/", contains=b"Prefect", around=False)
+    page = Exchange("/", "app", contains=b"Prefect")
     yield page
     scripts = sorted(set(re.findall(r'"(/assets/[\w.-]+\.js)"', ask(page).text)))[:3]
     assert scripts
     for script in scripts:
-        yield Exchange(script, around=False)
-        yield Exchange(script, headers={"Accept-Encoding": "gzip"}, around=False)
-        yield Exchange(script, headers={"Range": "bytes=2-9"}, status=206, around=False)
+        yield Exchange(script)
+        yield Exchange(script, headers={"Accept-Encoding": "gzip"})
+        yield Exchange(script, headers={"Range": "bytes=2-9"}, status=206)
     yield Exchange("/api/health", "app", contains=b"true")
 
 
@@ -245,22 +244,18 @@ class Product:
     exchanges: Exchanges
     places: tuple[str, ...] = ("around", "inside")
     runs: bool = False  # by `asgi-accel run`
-    outermost: bool = False  # where its users add the middleware is outside its compression
     varies: tuple[str, ...] = ()  # headers whose values are other ones each time
-    loses: str = ""  # which files' responses are lost in it if the middleware is around it
 
 
 PRODUCTS = {
-    "gradio": Product(["gradio==6.31.0"], gradio, runs=True, loses="compressed"),
+    "gradio": Product(["gradio==6.31.0"], gradio, runs=True),
     "marimo": Product(["marimo==0.25.2"], marimo, runs=True),
     "nicegui": Product(["nicegui==3.18.0"], nicegui, runs=True),
     "sphinx_autobuild": Product(["sphinx-autobuild==2025.8.25", "sphinx==9.0.4"], sphinx_autobuild, ("around",)),
-    "streamlit": Product(["streamlit==1.67.0"], streamlit, outermost=True, runs=True, varies=("set-cookie",)),
-    "chainlit": Product(["chainlit==2.12.0"], chainlit, outermost=True),
+    "streamlit": Product(["streamlit==1.67.0"], streamlit, runs=True, varies=("set-cookie",)),
+    "chainlit": Product(["chainlit==2.12.0"], chainlit),
     "solara": Product(["solara==1.64.1"], solara, ("around",), runs=True, varies=("set-cookie",)),
-    "tiled": Product(
-        ["tiled[server]==0.2.20"], tiled, varies=("server-timing", "set-cookie", "x-tiled-request-id"), loses="all"
-    ),
+    "tiled": Product(["tiled[server]==0.2.20"], tiled, varies=("server-timing", "set-cookie", "x-tiled-request-id")),
     "mlflow": Product(["mlflow==3.17.2"], mlflow, ("around",), runs=True, varies=("expires",)),
     "prefect": Product(["prefect==3.9.1"], prefect, ("around",), runs=True),
 }
@@ -327,8 +322,7 @@ class Site:
             is_known = without.status_code == exchange.status and exchange.contains in without.content
             yield None if is_known else f"{exchange.path} itself: {without.status_code} {without.content[:99]!r}"
             for place in product.places:
-                may_differ = (place == "around" or product.outermost) and not exchange.around
-                for offer in ("nothing", *([] if may_differ else ["other"])):
+                for offer in ("nothing", "other"):
                     found = self.ask(exchange, f"{place}-{offer}")
                     yield difference(f"{place}, {offer} is offered", exchange, without, found, product.varies)
                 yield self.wrong_by_nginx(exchange, place, product)
@@ -338,11 +332,7 @@ class Site:
         without, found = self.ask(exchange, "without-nginx"), self.ask(exchange, f"{place}-all")
         what = f"{place}, behind nginx"
         is_by_nginx = found.headers.get("etag") != without.headers.get("etag") or b"<center>nginx" in found.content
-        # A compression that knows no pathsend loses a file's response, and the app is asked again.
-        is_lost = place == "around" and (
-            product.loses == "all" or (product.loses == "compressed" and "Accept-Encoding" in exchange.headers)
-        )
-        if is_by_nginx != (exchange.sent_by == "nginx" and not is_lost):
+        if is_by_nginx != (exchange.sent_by == "nginx"):
             return f"{exchange.path} {exchange.headers}, {what}: is it sent by nginx? {is_by_nginx}"
         if not is_by_nginx:
             return difference(what, exchange, without, found, product.varies)
