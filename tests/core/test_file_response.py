@@ -321,10 +321,10 @@ class TestOnce:
             if getattr(request.state, "seen", False):
                 return PlainTextResponse("again", 409)
             request.state.seen = True
-            return FileResponse(file, status_code=201)
+            return FileResponse(file, headers={"Content-Encoding": "x"})
 
         answer = await ask(AccelMiddleware(Starlette(routes=[Route("/", endpoint)]), mapping), offer, BAD_RANGE)
-        assert answer.status == 201
+        assert answer.status == 416
 
     async def test_error_page_at_once(self, mapping: PathMap, offer: Header) -> None:
         """An error page goes out while its task runs."""
@@ -634,13 +634,27 @@ class TestWrapping:
             assert (await ask(app)).body == TEXT
         assert set(calls) == {"before", "after"}
 
-    async def test_websocket_and_others(self, file: Path, mapping: PathMap) -> None:
-        """A file that refuses a websocket is sent by the app: no proxy offers anything for that."""
-        sent: list[Message] = []
+    async def test_websocket(self, file: Path, mapping: PathMap) -> None:
+        """A file that refuses a websocket is sent by the app, if its Starlette can: no proxy offers anything for that."""
+        answers: list[list[Message]] = []
+        errors: list[str] = []
+        for app in (FileResponse(file), AccelMiddleware(FileResponse(file), mapping, always=True)):
+            sent: list[Message] = []
 
-        async def send(message: Message) -> None:
-            sent.append(message)
+            async def send(message: Message, sent: list[Message] = sent) -> None:
+                sent.append(message)
 
-        scope = {"type": "websocket", "path": "/", "headers": [], "extensions": {"websocket.http.response": {}}}
-        await AccelMiddleware(FileResponse(file), mapping, always=True)(scope, None, send)
-        assert b"".join(message.get("body", b"") for message in sent) == TEXT
+            async def receive() -> Message:
+                await anyio.sleep_forever()
+                raise AssertionError
+
+            scope = {"type": "websocket", "path": "/", "headers": [], "extensions": {"websocket.http.response": {}}}
+            try:
+                await app(scope, receive, send)
+            except KeyError as exc:  # Starlette 0.47 looks for the method
+                errors.append(repr(exc))
+            answers.append(sent)
+
+        assert answers[0] == answers[1]
+        assert errors or b"".join(message.get("body", b"") for message in answers[1]) == TEXT
+        assert len(errors) in (0, 2)

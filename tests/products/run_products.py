@@ -203,8 +203,8 @@ def tiled(ask: Ask, files: Path) -> Iterator[Exchange]:
     answer = ask(Exchange("/api/v1/register/", "app", {**key, "Content-Type": "application/json"}, "POST", content))
     assert answer.status_code == 200, answer.text
     yield Exchange("/", "app")
-    yield Exchange("/ui/index.html", contains=b"<html")
-    yield Exchange("/ui/index.html", headers={"Accept-Encoding": "gzip"})
+    yield Exchange("/ui/index.html", "app", contains=b"<html")
+    yield Exchange("/ui/index.html", "app", headers={"Accept-Encoding": "gzip"})
     yield Exchange("/api/v1/asset/bytes/a?id=1", headers=key, contains=TEXT)
     yield Exchange("/api/v1/asset/bytes/a?id=1", headers={**key, "Accept-Encoding": "gzip"})
     yield Exchange("/api/v1/asset/bytes/a?id=1", headers={**key, "Range": "bytes=2-9"}, status=206)
