@@ -75,6 +75,9 @@ class Redirecting:
 
     def redirect(self, response: FileResponse, scope: Scope) -> tuple[Message, Message] | None:
         """The messages that take the place of a file's response, or None if the app has to send the file."""
+        if self.stage != WATCHING:  # the response of this request has started: this is another one
+            return None
+
         path = os.fspath(response.path)
         kind = self.trust.sendfile_type
         headers = in_lower_case(response.raw_headers)

@@ -459,6 +459,23 @@ class TestResponses:
         assert target(await ask(AccelMiddleware(app, mapping), offer)) == b"/files/b.txt"
         assert len(os.listdir("/dev/fd")) == before
 
+    async def test_another_after_it(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """While a redirect waits, another response of the same request is Starlette's own, and changes nothing."""
+        other = file.with_name("b.txt")
+        other.write_bytes(b"other")
+        read: list[Message] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async def keep(message: Message) -> None:
+                read.append(message)
+
+            await FileResponse(file)(scope, receive, send)
+            await FileResponse(other, background=BackgroundTask(os.unlink, other))(scope, receive, keep)
+            file.unlink()
+
+        assert (await ask(AccelMiddleware(app, mapping), offer)).body == TEXT
+        assert b"".join(message.get("body", b"") for message in read) == b"other"
+
     async def test_after_a_page(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """A file's response that comes too late leaves no file open."""
         before = len(os.listdir("/dev/fd"))
@@ -635,7 +652,7 @@ class TestWrapping:
         assert set(calls) == {"before", "after"}
 
     async def test_websocket(self, file: Path, mapping: PathMap) -> None:
-        """A file that refuses a websocket is sent by the app, if its Starlette can: no proxy offers anything for that."""
+        """A file that refuses a websocket is sent by the app: no proxy offers anything for that."""
         answers: list[list[Message]] = []
         errors: list[str] = []
         for app in (FileResponse(file), AccelMiddleware(FileResponse(file), mapping, always=True)):
