@@ -92,7 +92,7 @@ class Redirecting:
             except LeftToApp as reason:
                 self._tell_left(path, reason)
                 return None
-        logger.debug("%.200r is redirected to %.200r", path, goal)
+            logger.debug("%.200r is redirected to %.200r", path, goal)
 
         if kind == SENDFILE and status is not None:
             headers = with_validators(headers, path, status)
@@ -222,8 +222,9 @@ class Redirecting:
     def _follow(self, message: Message) -> Awaitable[None]:
         """Go on with a message after the start of a redirect, which has its end already."""
         if message["type"] == BODY:
-            if message.get("body"):
-                self.trust.warn(log.CHANGED, self.target, level=logging.ERROR)
+            if message.get("body") and self.target is not None:
+                shown = self.target.partition(b"?")[0]  # a query may be a signature
+                self.trust.warn(log.CHANGED, shown, level=logging.ERROR)
             return nothing()
 
         if self._held:  # trailers, say
