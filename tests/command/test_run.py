@@ -336,7 +336,7 @@ class TestLines:
     def test_first_line(self, running: Running) -> None:
         """Which proxy it is, Caddy's version, and where it is from."""
         assert re.search(
-            r"^run   run_app:site behind (nginx|caddy v\d\S+) \(/\S+\); Ctrl-C ends it$", running.said, re.M
+            r"^run   run_app:site behind (nginx|caddy v\d\S+) \(/.+\); Ctrl-C ends it$", running.said, re.M
         )
 
     def test_unprintable(self, running: Running) -> None:

@@ -150,7 +150,8 @@ def users(kind: str) -> Users:
 def as_user(user: int, group: int, *groups: int, umask: str = "0022") -> list[str]:
     number = ",".join(map(str, groups))
     become = ["setpriv", f"--reuid={user}", f"--regid={group}", f"--groups={number}" if groups else "--clear-groups"]
-    return [*become, "sh", "-c", f'umask {umask}; exec "$@"', "sh"]
+    # The working directory may be one that only this user may enter.
+    return [*become, "sh", "-c", f'cd /; umask {umask}; exec "$@"', "sh"]
 
 
 # What the app needs besides the package: the environment may be in a folder that only its owner may enter.

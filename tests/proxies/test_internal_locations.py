@@ -65,9 +65,9 @@ def _site(folder: Path, locations: str, modules: str = "") -> Iterator[tuple[htt
         listen unix:{listens_on};
         location / {{
             proxy_pass http://unix:{folder}/app.sock;
-            proxy_set_header X-Accel-Mapping "{PICTURE.parent}/=/pictures/";
+            proxy_set_header X-Accel-Mapping '"{PICTURE.parent}/"=/pictures/';
         }}
-        location /pictures/ {{ internal; alias {PICTURE.parent}/; }}
+        location /pictures/ {{ internal; alias "{PICTURE.parent}/"; }}
         {locations}
     }}
     """
@@ -90,7 +90,7 @@ def _width(png: bytes) -> int:
 def test_thumbnail(tmp_path: Path) -> None:
     """nginx's image_filter makes a small picture of it; without nginx the fallback sends the original."""
     original = PICTURE.read_bytes()
-    locations = f"location /thumbnails/ {{ internal; alias {PICTURE.parent}/; image_filter resize 100 -; }}"
+    locations = f'location /thumbnails/ {{ internal; alias "{PICTURE.parent}/"; image_filter resize 100 -; }}'
     with _site(tmp_path, locations, f"load_module {FILTER};") as (proxied, direct):
         small, whole, head = proxied.get("/thumbnail"), direct.get("/thumbnail"), direct.head("/thumbnail")
         assert (small.status_code, small.headers["content-type"], _width(small.content)) == (200, "image/png", 100)
