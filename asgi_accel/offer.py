@@ -90,8 +90,8 @@ def offered(request_or_scope: Mapping[str, Any]) -> PathMap | None:
 
 def innermost(scope: Mapping[str, Any]) -> Redirecting | None:
     """The request of the innermost `AccelMiddleware` that has an offer, or None."""
-    request: Redirecting | None
-    for request in reversed(scope.get(IN_SCOPE) or ()):
+    requests: list[Redirecting | None] = scope.get(IN_SCOPE) or []
+    for request in reversed(requests):
         if _is_active(request):
             return request
     return None

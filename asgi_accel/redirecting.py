@@ -49,8 +49,8 @@ class Sender(NamedTuple):
 class Redirecting:
     """One request. The scope has it, so that a file's response finds it."""
 
-    is_done = False  # the app
-    stage = WATCHING
+    is_done: bool = False  # the app
+    stage: int = WATCHING
     target: bytes | None = None  # of the last redirect that was made for this request
     sender: Sender | None = None  # whose redirect that is, until it has gone out
 

@@ -17,6 +17,7 @@ from asgi_accel.mapping import Pairs, PathMap, StrPath, as_map, is_unsafe, perce
 from asgi_accel.offer import IN_SCOPE, innermost, offered
 from asgi_accel.target import add_vary
 
+App = Callable[[Any, Any, Any], Awaitable[Any]]
 Query = str | Mapping[str, Any] | Iterable[tuple[str, Any]]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
@@ -74,7 +75,7 @@ class AccelRedirectResponse(Response):
         limit_rate: int | None = None,
         expires: int | datetime | None = None,
         charset: str | None = None,
-        fallback: Callable[[Any, Any, Any], Awaitable[Any]] | None = None,
+        fallback: App | None = None,
     ) -> None:
         if status_code != 200:
             raise ValueError(f"status_code={status_code!r}: nginx answers with 200 whatever the app says; leave it out")
@@ -88,12 +89,8 @@ class AccelRedirectResponse(Response):
         if charset is not None:
             self.charset: str = _token("charset", charset)
 
-        self.status_code = status_code
-        self.media_type = media_type or None
-        self.background = background
-        self.fallback = fallback
-        self.body = b""
-        self.init_headers(headers)
+        super().__init__(None, status_code, headers, media_type or None, background)
+        self.fallback: App | None = fallback
 
         own = {b"content-length": "0", b"x-accel-redirect": _target(text, mapping, query)}
         if filename is not None and "content-disposition" not in self.headers:

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from asgi import Answer, Header, ask
+from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
 from starlette.datastructures import MutableHeaders
@@ -295,7 +296,7 @@ class TestOnce:
     @pytest.mark.parametrize("elsewhere", [False, True])
     @pytest.mark.parametrize("nested", [False, True])
     async def test_bad_range(self, file: Path, mapping: PathMap, offer: Header, nested: bool, elsewhere: bool) -> None:
-        """A range that cannot be satisfied, of a file that the app sends itself: 416, and the task does not run."""
+        """A range that cannot be satisfied, of a file that the app sends itself: 416, and no task runs, nor raises."""
         calls: list[str] = []
         name = file.rename(file.with_name("n" * 200)) if elsewhere else file
 
@@ -401,6 +402,18 @@ class TestResponses:
     async def test_subclass(self, file: Path, mapping: PathMap, offer: Header) -> None:
         answer = await ask(AccelMiddleware(Custom(file), mapping), offer)
         assert (target(answer), answer.header(b"x-custom")) == (b"/files/a.txt", b"1")
+
+    async def test_response_class(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """FastAPI makes the response from the path that a route returns."""
+        app = FastAPI()
+        app.add_middleware(AccelMiddleware, mapping=mapping)
+
+        @app.get("/", response_class=FileResponse)
+        async def endpoint() -> str:
+            return str(file)
+
+        assert target(await ask(app, offer)) == b"/files/a.txt"
+        assert (await ask(app)).body == TEXT
 
     @pytest.mark.parametrize("make", [Reversing, Own])
     async def test_left_to_the_app(

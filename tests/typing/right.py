@@ -40,6 +40,7 @@ items: Iterator[tuple[str, str]] = iter(mapping)
 
 AccelRedirectResponse("/download/a.txt")
 AccelRedirectResponse(Path("/mnt/storage/a.txt"), mapping=mapping, filename="a.txt", media_type="text/plain")
+AccelRedirectResponse("/mnt/storage/a.txt", mapping={"/mnt/storage": "/download"})
 AccelRedirectResponse(
     "/download/a.txt",
     200,

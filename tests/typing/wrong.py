@@ -35,7 +35,7 @@ api.add_middleware(AccelMiddleware, mapping=1)  # wrong
 
 AccelRedirectResponse(b"/download/a.txt")  # wrong
 AccelRedirectResponse("/download/a.txt", limit_rate="1")  # wrong
-AccelRedirectResponse("/download/a.txt", mapping={"/a": "/b"})  # wrong
+AccelRedirectResponse("/download/a.txt", mapping=1)  # wrong
 AccelRedirectResponse("/download/a.txt", expires="1h")  # wrong
 
 PathMap({"/a": 1})  # wrong
