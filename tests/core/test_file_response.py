@@ -206,6 +206,27 @@ class TestBetween:
         ]
         assert len(os.listdir("/dev/fd")) == before
 
+    async def test_own_answer_in_parts(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """An answer whose first part is empty is not empty."""
+        parts: list[Message] = [
+            {"type": START, "status": 200, "headers": []},
+            {"type": BODY, "body": b"", "more_body": True},
+            {"type": BODY, "body": b"its own", "more_body": True},
+            {"type": BODY, "body": b"!"},
+        ]
+
+        @middleware
+        async def replace(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+            async def nothing(message: Message) -> None:
+                pass
+
+            await app(scope, receive, nothing)
+            for part in parts:
+                await send(part)
+
+        answer = await ask(AccelMiddleware(replace(FileResponse(file)), mapping), offer)
+        assert answer.messages == [parts[0], *parts[2:]]
+
     async def test_answer_without_an_end(self, file: Path, mapping: PathMap, offer: Header) -> None:
         """What a middleware begins and does not end is for the server to judge, as without the package."""
 
@@ -490,17 +511,19 @@ class TestResponses:
         assert b"".join(message.get("body", b"") for message in read) == b"other"
 
     async def test_after_a_page(self, file: Path, mapping: PathMap, offer: Header) -> None:
-        """A file's response that comes too late leaves no file open."""
+        """A file's response that comes too late is Starlette's own, and leaves no file open."""
         before = len(os.listdir("/dev/fd"))
+        read: list[Message] = []
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            async def nothing(message: Message) -> None:
-                pass
+            async def keep(message: Message) -> None:
+                read.append(message)
 
             await PlainTextResponse("page")(scope, receive, send)
-            await FileResponse(file)(scope, receive, nothing)
+            await FileResponse(file)(scope, receive, keep)
 
         assert (await ask(AccelMiddleware(app, mapping), offer)).body == b"page"
+        assert b"".join(message.get("body", b"") for message in read) == TEXT
         assert len(os.listdir("/dev/fd")) == before
 
 
@@ -521,6 +544,18 @@ class TestNested:
         outer = AccelMiddleware(app, {file.parent: "/own"})
         answer = await ask(outer)
         assert (answer.header(b"x-accel-redirect"), answer.body) == (None, TEXT)
+
+    async def test_inner_had_no_file(self, file: Path, mapping: PathMap) -> None:
+        """Nor does an inner one that has seen a page stand in the way."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            async def nothing(message: Message) -> None:
+                pass
+
+            await AccelMiddleware(PlainTextResponse("page"), mapping, always=True)(scope, receive, nothing)
+            await AccelRedirectResponse("/own/a.txt")(scope, receive, send)
+
+        assert (await ask(AccelMiddleware(app, {file.parent: "/own"}))).body == TEXT
 
     @pytest.mark.parametrize("between", BETWEEN.values(), ids=BETWEEN)
     async def test_redirect_of_the_inner_one(
