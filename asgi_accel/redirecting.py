@@ -148,7 +148,6 @@ class Redirecting:
 
         self._forget()
         if self.stage == WEIGHING:  # the answer has no end: that is for the server to say
-            self.stage = PASSING
             await self._send(self._start)
 
     def _target(self, path: str, status: int, headers: Headers, names: dict[bytes, bytes], scope: Scope) -> bytes:
