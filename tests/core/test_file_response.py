@@ -167,6 +167,7 @@ class TestBetween:
         app = AccelMiddleware(anew(FileResponse(file, headers={"ETag": '"own"'})), mapping, hold=hold)
         answer = await ask(app, offer)
         assert (answer.status, answer.body) == (200, TEXT)
+        assert [message["type"] for message in answer.messages] == [START, BODY]
         assert dict(answer.headers) == {
             b"content-type": b"text/x",
             b"x-new": b"1",
