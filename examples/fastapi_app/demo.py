@@ -199,19 +199,21 @@ def main() -> int:
     shown.start()
 
     status, told = 0, False
-    while not stops and status == 0:
-        time.sleep(0.05)
-        if process.poll() is not None:
-            say("A server ended of itself.")
-            status = 1
-        elif not told and all(map(answers, waits_for)):
-            say(advice(port, Path(temporary), proxy))
-            told = True
+    try:
+        while not stops and status == 0:
+            time.sleep(0.05)
+            if process.poll() is not None:
+                say("A server ended of itself.")
+                status = 1
+            elif not told and all(map(answers, waits_for)):
+                say(advice(port, Path(temporary), proxy))
+                told = True
+    finally:  # also if nothing can be printed: the thread that prints would wait forever
+        os.close(pipe)
+        process.wait()
+        shown.join()
+        os.waitpid(guarding, 0)
 
-    os.close(pipe)
-    process.wait()
-    shown.join()
-    os.waitpid(guarding, 0)
     return status
 
 

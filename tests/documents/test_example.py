@@ -576,6 +576,29 @@ def test_leaves_nothing_behind(folder: Path, number: signal.Signals, proxy: str)
     assert not answers(demo.port) + answers(demo.port + 1)
 
 
+def test_nothing_can_be_printed(folder: Path) -> None:
+    """If its output cannot be written, the demo ends, and leaves nothing behind."""
+    own = folder / "full"
+    own.mkdir()
+    with (
+        open("/dev/full", "w") as full,
+        subprocess.Popen(
+            [sys.executable, EXAMPLE / "demo.py"],
+            env={**os.environ, "PORT": str(two_free_ports()), "TMPDIR": str(own)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process,
+    ):
+        try:
+            said = process.communicate(timeout=60)[1]
+        finally:
+            process.kill()  # if it hangs, its guard ends the rest
+    assert process.returncode == 1
+    assert "No space left on device" in said
+    assert list(own.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("port", "words"),
     [
