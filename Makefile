@@ -16,7 +16,7 @@ PARALLEL := -n auto --dist loadfile
 USERS := ^\(anycorn\|anyio\|fastapi\|starlette\)==
 
 help:
-	@echo "make demo      the example behind nginx on http://127.0.0.1:8080 (PORT= changes it)"
+	@echo "make demo      the example behind nginx, or Caddy, on http://127.0.0.1:8080 (PORT= changes it)"
 	@echo "make test      everything that CI runs"
 	@echo "make quick     ruff, mypy and the tests of the package in process: for every save (half a minute)"
 	@echo "make test-all  the tests with each Python, Starlette and nginx that is supported"
