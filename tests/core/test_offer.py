@@ -345,12 +345,13 @@ class TestWarning:
 @pytest.mark.parametrize("name", [b"via", b"range", b"x-accel-mapping"])
 async def test_many_lines_of_one_header(name: bytes) -> None:
     """A client can send thousands of lines, and each costs the same: 20,000 blocked the event loop for a second."""
+    lines = [(bytes(bytearray(name)), b"") for _ in range(20_000)]  # as from a server: each has a name of its own
     began = time.process_time()
     for _ in range(5):
         app = AccelMiddleware(
             PlainTextResponse("x"), {"/files": "/files"}
         )  # one warns of Via once, and then ignores it
-        assert (await ask(app, *[(name, b"")] * 20_000)).body == b"x"
+        assert (await ask(app, *lines)).body == b"x"
     assert time.process_time() - began < 1.5
 
 
