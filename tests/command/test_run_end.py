@@ -142,6 +142,7 @@ def test_proxy_dies(folder: Path, proxy: str, server: str) -> None:
         assert f"error {proxy} has ended, by signal 9" in running.said
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can start a first process")
 @pytest.mark.parametrize("server", SERVERS)
 def test_process_1(folder: Path, proxy: str, server: str) -> None:
     """As a container's first process it ends by SIGTERM, within the grace, and reaps what others leave."""

@@ -356,11 +356,11 @@ class TestPlaces:
 
     def test_may_not_read(self, folder: Path, files: Path, proxy: str) -> None:
         """A file that the proxy may not read comes with what to do."""
+        before = as_root("--bounding-set=-dac_override,-dac_read_search")
         private = files / "private.txt"
         private.write_text("private")
         private.chmod(0o600)
         os.chown(private, 65534, 65534)
-        before = as_root("--bounding-set=-dac_override,-dac_read_search")
         with Running(folder, "--proxy", proxy, before=before) as running:
             assert running.client.get("/file/private.txt").status_code == 403
             wait_until(lambda: "may not read" in running.said, "the advice")
