@@ -346,11 +346,15 @@ class TestOnce:
             request.state.seen = True
             return FileResponse(file, headers={"Content-Encoding": "x"})
 
-        answer = await ask(AccelMiddleware(Starlette(routes=[Route("/", endpoint)]), mapping), offer, BAD_RANGE)
-        assert answer.status == 416
+        app = AccelMiddleware(Starlette(routes=[Route("/", endpoint)]), mapping)
 
-    async def test_error_page_at_once(self, mapping: PathMap, offer: Header) -> None:
-        """An error page goes out while its task runs."""
+        async def server(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "state": {}}, receive, send)
+
+        assert (await ask(server, offer, BAD_RANGE)).status == 416
+
+    async def test_error_page_at_once(self, file: Path, mapping: PathMap, offer: Header) -> None:
+        """The error page for a missing file goes out while its task runs."""
         done: list[int] = []
         sent = anyio.Event()
 
@@ -359,14 +363,20 @@ class TestOnce:
                 await sent.wait()
             done.append(1)
 
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await FileResponse(file.with_name("none"), status_code=404)(scope, receive, send)
+            except RuntimeError:
+                page = PlainTextResponse("sorry", 500, background=BackgroundTask(task))
+                await page(scope, receive, send)
+
         async def noting(scope: Scope, receive: Receive, send: Send) -> None:
             async def note(message: Message) -> None:
                 await send(message)
                 if message["type"] == BODY:
                     sent.set()
 
-            app = AccelMiddleware(PlainTextResponse("sorry", 500, background=BackgroundTask(task)), mapping)
-            await app(scope, receive, note)
+            await AccelMiddleware(app, mapping)(scope, receive, note)
 
         assert (await ask(noting, offer)).status == 500
         assert done == [1]
