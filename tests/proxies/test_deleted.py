@@ -307,7 +307,9 @@ class TestThousand:
 def test_without_proc(home: Path) -> None:
     """No /proc is needed, nor /dev/fd, which leads there: some containers have none."""
     user = [] if os.geteuid() == 0 else ["--map-root-user"]
-    alone = ["unshare", "--mount", *user, "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"]
+    # The change is for /proc alone, and seen nowhere else. In a chroot, / may be no mount.
+    hide = 'mount --make-rprivate /proc && mount -t tmpfs none /proc && exec "$@"'
+    alone = ["unshare", "--mount", "--propagation", "unchanged", *user, "sh", "-c", hide, "sh"]
     try:
         subprocess.run([*alone, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as exc:
