@@ -43,7 +43,7 @@ def run(*arguments: str) -> str:
 
 def test_middleware() -> None:
     """Files go out as on Linux, those that a background task deletes included. Windows has no pipes with names."""
-    tests = ["test_middleware.py", "../proxies/test_deleted.py", "test_offer.py", "test_responses.py"]
+    tests = ["test_middleware.py", "test_wait.py", "test_offer.py", "test_responses.py"]
     files = [str(HERE / name) for name in tests]
     answer = run("-m", "pytest", "-q", "-p", "odd_machine", "-p", "no:cacheprovider", "-k", "not pipe", *files)
     assert " passed" in answer
