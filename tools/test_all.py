@@ -71,7 +71,7 @@ def run_all(lowest: list[str]) -> Iterator[str]:
             continue
         for kind, requirements in (("lowest", lowest), ("newest", [])):
             venv = ROOT / ".venvs" / f"{version}-{kind}"
-            install = ["--upgrade", "--editable", ".", "--group", "test", *LOCKED, *requirements]
+            install = ["--upgrade", "--editable", ".", "--group", "test", "--group", "suites", *LOCKED, *requirements]
             subprocess.run([ROOT / "tools" / "make_venv", found, venv, *install], cwd=ROOT, check=True)
             yield run_tests(f"Python {version}, {kind}", venv / "bin" / "python")
     for suite in SUITES:

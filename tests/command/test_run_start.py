@@ -334,6 +334,7 @@ class TestPlaces:
             assert imports.read_text() == "once "
             # Root can write there anyway, so see that it has not.
             assert (sorted(place.rglob("*")), list(temporary.iterdir())) == (before, [])
+        place.chmod(0o755)  # whoever is not root could not remove it
 
     def test_another_user(self, folder: Path, files: Path, proxy: str) -> None:
         """Root is not needed, and what the command prints to may be somebody else's."""

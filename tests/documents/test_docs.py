@@ -54,9 +54,9 @@ class TestDocuments:
         found = blocks(document, "nginx")
         if found:
             need_nginx()
+        found = [block.replace("/var/log/nginx/", f"{folder}/") for block in found]
         for number, block in enumerate(found):
             listens_on = folder / f"{Path(document).stem}{number}.sock"
-            block = block.replace("/var/log/nginx/", f"{folder}/")
             # Not what stands within a server.
             whole = "server {" in block or block.startswith(("upstream ", "map ")) or LOG_FORMAT in block
             formats = "".join(other for other in found if LOG_FORMAT in other and "server {" not in other)
