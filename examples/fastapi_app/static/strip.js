@@ -54,9 +54,10 @@ function show(text) {
 async function look() {
   try {
     if (!document.hidden) {
-      const response = await fetch("/transfers");
-      if (!response.ok) return;  // signed out in another tab: stop asking
-      show(await response.text());
+      // An answer that never comes, or a 502, must not end the strip.
+      const response = await fetch("/transfers", { signal: AbortSignal.timeout(10000) });
+      if (response.ok) show(await response.text());
+      else if (response.status < 500) return;  // signed out in another tab: stop asking
     }
   } catch {
     // The page is being left, or the demo has ended.
